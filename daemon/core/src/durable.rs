@@ -1,0 +1,108 @@
+//! What a replica must remember over a crash: the records that it persists, and what they add up to.
+//!
+//! A store applies records in the order in which the replica emitted them; after a crash it holds the effect of a
+//! prefix of them that reaches at least as far as what was acknowledged as durable. [`Durable`] is that effect.
+//! A store on disk and the simulator's disk both implement it, and [`Durable::apply`] says what it is.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    block::{Block, BlockRef, Marks},
+    certificate::Certificate,
+    crypto::Digest,
+    ids::{Incarnation, Index, Term},
+    message::EnterTerm,
+};
+
+/// Something to remember.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// This run's incarnation as an origin, before its first batch leaves.
+    Incarnation(Incarnation),
+    /// A block above the committed index.
+    Block(Arc<Block>),
+    /// The chain accepted in the current term, before a vote for it leaves.
+    Accepted(Accepted),
+    /// The highest certificate: the lock, before a Commit vote leaves.
+    Position(Arc<Certificate>),
+    /// The term entered, with the one term vote signed for it, before that leaves.
+    Term(Arc<EnterTerm>),
+    /// A new committed block. It and its ancestors are final; other blocks at or below its index are forgotten.
+    Committed(Committed),
+}
+
+/// How far the accepted chain of a term reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The term.
+    pub term: Term,
+    /// Where the term's chain starts.
+    pub start: BlockRef,
+    /// The chain's newest block; `start` while there is none.
+    pub tip: BlockRef,
+    /// The highest index voted for in this term. It may lie above the tip, when a Commit certificate showed that
+    /// another block stands in the place of one accepted before.
+    pub voted: Index,
+}
+
+/// A committed block with what can't be derived from it cheaply.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// The Commit certificate. It names the block.
+    pub certificate: Arc<Certificate>,
+    /// How far every origin has come on the chain that ends here.
+    pub marks: Marks,
+}
+
+/// The sum of all records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durable {
+    /// The last incarnation; 0 before the first start.
+    pub incarnation: Incarnation,
+    /// The term entered last, with its vote; none while in term 0.
+    pub term: Option<Arc<EnterTerm>>,
+    /// The accepted chain, if the current term has opened here. Of a lower term: the current one has not.
+    pub accepted: Option<Accepted>,
+    /// The highest certificate.
+    pub position: Option<Arc<Certificate>>,
+    /// The highest committed block.
+    pub committed: Option<Committed>,
+    /// That block itself.
+    pub committed_block: Option<Arc<Block>>,
+    /// The blocks above it, by index and digest.
+    pub blocks: BTreeMap<(Index, Digest), Arc<Block>>,
+}
+
+impl Durable {
+    /// Adds a record, and hands over the blocks that it makes final, rising.
+    pub fn apply(&mut self, record: &Record) -> Vec<Arc<Block>> {
+        match record {
+            Record::Incarnation(incarnation) => self.incarnation = *incarnation,
+            Record::Block(block) => {
+                self.blocks.insert((block.header().index, block.digest()), Arc::clone(block));
+            }
+            Record::Accepted(accepted) => self.accepted = Some(*accepted),
+            Record::Position(certificate) => self.position = Some(Arc::clone(certificate)),
+            Record::Term(entered) => self.term = Some(Arc::clone(entered)),
+            Record::Committed(committed) => return self.commit(committed),
+        }
+        Vec::new()
+    }
+
+    fn commit(&mut self, committed: &Committed) -> Vec<Arc<Block>> {
+        let block = committed.certificate.block();
+        let mut chain = Vec::new();
+        let mut next = (block.index, block.digest);
+        while let Some(block) = self.blocks.remove(&next) {
+            next = (Index(block.header().index.0.saturating_sub(1)), block.header().parent);
+            chain.push(block);
+        }
+        chain.reverse();
+        self.blocks.retain(|(index, _), _| *index > block.index);
+        self.committed_block = chain.last().cloned();
+        self.committed = Some(committed.clone());
+        chain
+    }
+}

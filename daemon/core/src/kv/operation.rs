@@ -1,0 +1,182 @@
+//! What clients ask of the state machine, and what it answers.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{MAX_KEY, MAX_VALUE};
+
+/// A change, decided by consensus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    /// Stores a value.
+    Put {
+        /// The key: 1 B to 4 KiB.
+        key: Bytes,
+        /// The value: up to 1 MiB.
+        value: Bytes,
+        /// What must hold of the key, or nothing is changed.
+        expect: Expect,
+    },
+    /// Deletes a key.
+    Delete {
+        /// The key.
+        key: Bytes,
+    },
+    /// Deletes every key that begins with a prefix; an empty one is the prefix of all.
+    DeletePrefix {
+        /// The prefix.
+        prefix: Bytes,
+    },
+}
+
+/// What must hold of a key for an operation to change it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expect {
+    /// Nothing.
+    #[default]
+    Anything,
+    /// The key does not exist.
+    Absent,
+    /// The key was last changed at this revision.
+    Revision(u64),
+}
+
+impl Operation {
+    /// Checks the sizes, before anything is sent and again before it is executed.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Put { key, value, .. } => {
+                check_key(key)?;
+                if value.len() > MAX_VALUE {
+                    return Err(Refusal::ValueTooLong { bytes: value.len() as u64 });
+                }
+                Ok(())
+            }
+            Self::Delete { key } => check_key(key),
+            Self::DeletePrefix { prefix } if prefix.len() > MAX_KEY => {
+                Err(Refusal::KeyLength { bytes: prefix.len() as u64 })
+            }
+            Self::DeletePrefix { .. } => Ok(()),
+        }
+    }
+
+    /// The operation as a request of a batch.
+    pub fn encode(&self) -> Bytes {
+        postcard::to_stdvec(self).expect("encoding into a growing buffer succeeds").into()
+    }
+
+    /// The operation in a request.
+    ///
+    /// # Errors
+    /// The request is not exactly one operation.
+    pub fn decode(request: &[u8]) -> Result<Self, Refusal> {
+        match postcard::take_from_bytes(request) {
+            Ok((operation, [])) => Ok(operation),
+            _ => Err(Refusal::Malformed),
+        }
+    }
+}
+
+fn check_key(key: &[u8]) -> Result<(), Refusal> {
+    if key.is_empty() || key.len() > MAX_KEY {
+        return Err(Refusal::KeyLength { bytes: key.len() as u64 });
+    }
+    Ok(())
+}
+
+/// What came of an operation. Part of no digest by itself: it follows from the state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The value is stored.
+    Put {
+        /// The store's revision now, and the key's.
+        revision: u64,
+    },
+    /// Keys are deleted.
+    Deleted {
+        /// The store's revision now.
+        revision: u64,
+        /// How many; where it is 0 the revision is what it was.
+        keys: u64,
+    },
+    /// What was expected of the key did not hold; nothing was changed.
+    Mismatch {
+        /// The store's revision.
+        revision: u64,
+        /// The revision of the key's last change; 0 where it does not exist.
+        found: u64,
+    },
+    /// The operation can't be executed by anybody; nothing was changed.
+    Refused(Refusal),
+}
+
+/// Why an operation can't be executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The key's length is out of bounds.
+    #[error("a key has 1 to {MAX_KEY} bytes, this one has {bytes}")]
+    KeyLength {
+        /// Its length.
+        bytes: u64,
+    },
+    /// The value is too long.
+    #[error("a value has at most {MAX_VALUE} bytes, this one has {bytes}")]
+    ValueTooLong {
+        /// Its length.
+        bytes: u64,
+    },
+    /// The request is not an operation.
+    #[error("the request is not an operation that this version knows")]
+    Malformed,
+}
+
+/// A key's value and history in numbers, as in etcd.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The value.
+    pub value: Bytes,
+    /// The revision at which the key was created.
+    pub create_revision: u64,
+    /// The revision of its last change.
+    pub mod_revision: u64,
+    /// How often it was put since it was created, starting at 1.
+    pub version: u64,
+}
+
+/// A question to local state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// One key.
+    Get {
+        /// The key.
+        key: Bytes,
+    },
+    /// Keys in order.
+    List {
+        /// What they begin with.
+        prefix: Bytes,
+        /// Only keys after this one.
+        start_after: Option<Bytes>,
+        /// At most so many; the daemon has a limit of its own on the bytes of an answer.
+        limit: u64,
+        /// Leave the values out.
+        keys_only: bool,
+    },
+    /// How many keys there are.
+    Count {
+        /// What they begin with.
+        prefix: Bytes,
+    },
+}
+
+/// Keys in order, as many as fit in an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// The keys and their entries; with empty values where only keys were asked for.
+    pub entries: Vec<(Bytes, Entry)>,
+    /// Whether there are more after the last one.
+    pub more: bool,
+}

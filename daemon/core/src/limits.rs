@@ -1,0 +1,68 @@
+//! Sizes and times that every member must agree on or that bound what a peer can make us keep.
+
+/// The longest key, in bytes. The shortest has one byte.
+pub const MAX_KEY: usize = 4 << 10;
+/// The longest value, in bytes.
+pub const MAX_VALUE: usize = 1 << 20;
+/// The largest block: the sum of its batches' sizes, in bytes.
+pub const MAX_BLOCK: usize = 4 << 20;
+/// The largest batch, in bytes: a block always has room for one.
+pub const MAX_BATCH: usize = 2 << 20;
+/// The most requests in a batch.
+pub const MAX_BATCH_REQUESTS: usize = 4096;
+/// The most batches in a block.
+pub const MAX_BLOCK_BATCHES: usize = 1024;
+/// The largest encoded peer message, in bytes: a few blocks, or one term's worth of certificates.
+pub const MAX_MESSAGE: usize = 16 << 20;
+
+/// How many blocks of one term may be in flight: proposed and not committed.
+pub const WINDOW: u64 = 8;
+/// How many of its own batches an origin keeps in flight. More requests wait in the daemon's queue.
+pub const OWN_BATCHES: usize = 4;
+/// How many batches of one origin a leader keeps for coming blocks. The rest is dropped: origins send again.
+pub const POOLED_BATCHES: usize = 2 * OWN_BATCHES;
+/// How many blocks, and how many bytes of them, one answer to a fetch carries (always at least one block).
+pub const FETCH_BLOCKS: usize = 64;
+/// See [`FETCH_BLOCKS`].
+pub const FETCH_BYTES: usize = 8 << 20;
+/// How many blocks above the committed index a fetch may add before it is given up.
+pub const MAX_FETCHED: usize = 512;
+/// How many reads wait for one quorum round. More are refused as busy by the daemon.
+pub const WAITING_READS: usize = 65_536;
+/// For how many indices the state digest is remembered, to compare it with a leader's.
+pub const REMEMBERED_STATES: usize = 256;
+
+/// Times that a replica lives by. Microseconds, unless the name says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How often the driver calls with `Input::Tick`.
+    pub tick_us: u64,
+    /// How often a leader says that it is there.
+    pub heartbeat_us: u64,
+    /// How long a replica waits for its leader, or for work that it knows of, before it suspects. Doubles per
+    /// failed term.
+    pub timeout_us: u64,
+    /// Where the doubling ends.
+    pub max_timeout_us: u64,
+    /// How often what got no answer is sent again. Suspicions count as withdrawn when they have not been
+    /// repeated for three times as long.
+    pub resend_us: u64,
+    /// How far ahead of the local clock a block's time may be before the block waits. Milliseconds.
+    pub max_ahead_ms: u64,
+    /// How far behind the local clock a new block's time may be before its leader is suspected. Milliseconds.
+    pub max_behind_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            tick_us: 50_000,
+            heartbeat_us: 100_000,
+            timeout_us: 600_000,
+            max_timeout_us: 20_000_000,
+            resend_us: 200_000,
+            max_ahead_ms: 2_000,
+            max_behind_ms: 10_000,
+        }
+    }
+}

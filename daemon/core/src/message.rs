@@ -1,0 +1,218 @@
+//! What replicas say to each other. Everything here is unverified until [`crate::verify`] has seen it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ballot::{Suspect, TermVote, Vote},
+    block::{Batch, Block, Proposal},
+    certificate::{Certificate, SuspectCertificate},
+    crypto::{Digest, Signature},
+    ids::{Epoch, Index, Term},
+};
+
+/// A message between two replicas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// An origin's requests: to the leader, or to everybody when the leader has let them wait.
+    Batch(Arc<Batch>),
+    /// A leader's next block.
+    Append(Append),
+    /// A vote on a block.
+    Vote(Vote),
+    /// A certificate with no block to travel with. From a reader: "expect this block to commit".
+    Certificate(Arc<Certificate>),
+    /// "The leader of this term is here", with its newest certificates.
+    Heartbeat(Heartbeat),
+    /// A wish to leave a term.
+    Suspect(Suspect),
+    /// Two different proposals of one leader for one index.
+    Equivocation(Box<Equivocation>),
+    /// A promise to have left the terms before.
+    EnterTerm(Arc<EnterTerm>),
+    /// The leader's justification of where its term starts.
+    NewTerm(Arc<NewTerm>),
+    /// "Send me the block with this digest and its ancestors above an index."
+    FetchAncestors(FetchAncestors),
+    /// "Send me the committed blocks after this index."
+    FetchCommitted(FetchCommitted),
+    /// Blocks that the certificate covers, in answer to either fetch.
+    Blocks(Blocks),
+    /// "What is your position?"
+    ReadQuery(ReadQuery),
+    /// The answer to it.
+    ReadAnswer(ReadAnswer),
+}
+
+/// The newest certificates that a leader knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificates {
+    /// The highest Prepare certificate.
+    pub prepared: Option<Arc<Certificate>>,
+    /// The highest Commit certificate.
+    pub committed: Option<Arc<Certificate>>,
+}
+
+impl Certificates {
+    /// Those there are.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        self.prepared.iter().chain(&self.committed)
+    }
+}
+
+/// A block, the leader's signature over its header, and news.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Append {
+    /// The block.
+    pub block: Arc<Block>,
+    /// The proposal's signature: of the leader of the block's term.
+    pub signature: Signature,
+    /// The newest certificates.
+    pub certificates: Certificates,
+}
+
+impl Append {
+    /// The proposal that it carries.
+    pub fn proposal(&self) -> Proposal {
+        Proposal { header: self.block.header().clone(), signature: self.signature }
+    }
+}
+
+/// See [`Message::Heartbeat`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The sender's term.
+    pub term: Term,
+    /// The newest certificates.
+    pub certificates: Certificates,
+}
+
+/// Proof that a leader lied: two signed headers for one (epoch, term, index).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Equivocation {
+    /// One.
+    pub first: Proposal,
+    /// And another.
+    pub second: Proposal,
+}
+
+/// A term vote, with what its receiver needs to believe it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnterTerm {
+    /// The promise.
+    pub vote: TermVote,
+    /// The certificate of the vote's position.
+    pub position: Option<Arc<Certificate>>,
+    /// Why the term before was left; none where the signer was moved by a NewTerm or a certificate of the term.
+    pub suspects: Option<Arc<SuspectCertificate>>,
+}
+
+/// A quorum's term votes, and the certificate of the highest position among them: where the term starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewTerm {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The term.
+    pub term: Term,
+    /// A quorum of votes for it, in the order of their signers.
+    pub votes: Vec<TermVote>,
+    /// The certificate of the highest position; none where all votes report the epoch's root.
+    pub position: Option<Arc<Certificate>>,
+}
+
+/// See [`Message::FetchAncestors`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchAncestors {
+    /// The newest block wanted.
+    pub digest: Digest,
+    /// The asker's committed index: nothing at or below it is wanted.
+    pub above: Index,
+}
+
+/// See [`Message::FetchCommitted`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchCommitted {
+    /// The asker's committed index.
+    pub after: Index,
+}
+
+/// Blocks in answer to a fetch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocks {
+    /// For [`FetchAncestors`]: the wanted block first, then its parent, and so on. For [`FetchCommitted`]: rising.
+    pub blocks: Vec<Arc<Block>>,
+    /// For [`FetchCommitted`]: the Commit certificate of the last block, or of none of them if it follows in a later
+    /// answer.
+    pub certificate: Option<Arc<Certificate>>,
+}
+
+/// See [`Message::ReadQuery`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadQuery {
+    /// The epoch that the asker is in.
+    pub epoch: Epoch,
+    /// The asker's number for the round.
+    pub round: u64,
+}
+
+/// A member's position.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadAnswer {
+    /// The epoch of the round.
+    pub epoch: Epoch,
+    /// The round.
+    pub round: u64,
+    /// The certificate of the highest position; none for the epoch's root.
+    pub position: Option<Arc<Certificate>>,
+}
+
+impl Message {
+    /// A name for logs and traces.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Batch(_) => "Batch",
+            Self::Append(_) => "Append",
+            Self::Vote(_) => "Vote",
+            Self::Certificate(_) => "Certificate",
+            Self::Heartbeat(_) => "Heartbeat",
+            Self::Suspect(_) => "Suspect",
+            Self::Equivocation(_) => "Equivocation",
+            Self::EnterTerm(_) => "EnterTerm",
+            Self::NewTerm(_) => "NewTerm",
+            Self::FetchAncestors(_) => "FetchAncestors",
+            Self::FetchCommitted(_) => "FetchCommitted",
+            Self::Blocks(_) => "Blocks",
+            Self::ReadQuery(_) => "ReadQuery",
+            Self::ReadAnswer(_) => "ReadAnswer",
+        }
+    }
+
+    /// Whether it carries payloads, and so must not delay the small ones that decide.
+    pub fn is_bulk(&self) -> bool {
+        matches!(self, Self::Batch(_) | Self::Append(_) | Self::Blocks(_))
+    }
+
+    /// The encoded message.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).expect("encoding into a growing buffer succeeds")
+    }
+
+    /// Decodes a message; bytes left over are an error.
+    ///
+    /// # Errors
+    /// The bytes are not exactly one message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((message, [])) => Ok(message),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+/// Bytes that are not exactly one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed message")]
+pub struct Malformed;

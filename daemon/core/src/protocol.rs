@@ -1,0 +1,108 @@
+//! Protocols as rows of data: nothing else in the core asks which protocol runs.
+
+use serde::{Deserialize, Serialize};
+
+use crate::membership::Faults;
+
+/// The name of a protocol, as it stands in genesis files and on command lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// Raft's leader and log, made Byzantine-tolerant: votes travel to the leader.
+    #[default]
+    BftRaft,
+    /// Votes travel to every member: two delays fewer, n² messages.
+    Pbft,
+    /// Votes travel to a communication node that the leader names by trust.
+    Ccro,
+    /// Crash faults only, one phase, unsigned certificates.
+    Raft,
+}
+
+/// What a protocol consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The name in files, flags and output.
+    pub name: &'static str,
+    /// What members may do wrong, and with it n, f and q.
+    pub faults: Faults,
+    /// Whether a block needs a Prepare certificate before Commit votes.
+    pub prepares: bool,
+    /// Where votes travel. No bearing on safety.
+    pub votes_to: VotesTo,
+}
+
+/// Where a voter sends its votes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VotesTo {
+    /// To the leader of the term, which gathers and sends certificates.
+    Leader,
+    /// To every member; each gathers for itself.
+    Everyone,
+    /// To one member that the leader names, which gathers and broadcasts.
+    CommunicationNode,
+}
+
+impl Protocol {
+    /// All protocols, in the order in which they are presented.
+    pub const ALL: [Self; 4] = [Self::BftRaft, Self::Pbft, Self::Ccro, Self::Raft];
+
+    /// The protocol's row.
+    pub const fn row(self) -> Row {
+        match self {
+            Self::BftRaft => Row {
+                name: "bft-raft",
+                faults: Faults::Byzantine,
+                prepares: true,
+                votes_to: VotesTo::Leader,
+            },
+            Self::Pbft => Row {
+                name: "pbft",
+                faults: Faults::Byzantine,
+                prepares: true,
+                votes_to: VotesTo::Everyone,
+            },
+            Self::Ccro => Row {
+                name: "ccro",
+                faults: Faults::Byzantine,
+                prepares: true,
+                votes_to: VotesTo::CommunicationNode,
+            },
+            Self::Raft => Row {
+                name: "raft",
+                faults: Faults::Crash,
+                prepares: false,
+                votes_to: VotesTo::Leader,
+            },
+        }
+    }
+
+    /// Whether this release runs it.
+    pub const fn is_available(self) -> bool {
+        matches!(self, Self::BftRaft)
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.row().name)
+    }
+}
+
+impl std::str::FromStr for Protocol {
+    type Err = UnknownProtocol;
+
+    fn from_str(name: &str) -> Result<Self, UnknownProtocol> {
+        Self::ALL
+            .into_iter()
+            .find(|protocol| protocol.row().name == name)
+            .ok_or_else(|| UnknownProtocol { name: name.to_owned() })
+    }
+}
+
+/// A name that no protocol has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown protocol `{name}`; known are bft-raft, pbft, ccro and raft")]
+pub struct UnknownProtocol {
+    name: String,
+}
