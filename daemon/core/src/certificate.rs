@@ -80,8 +80,10 @@ impl SuspectCertificate {
             .map(|suspect| (suspect.signer, suspect.signature))
             .collect();
         signatures.sort_unstable_by_key(|(signer, _)| *signer);
-        members
-            .is_quorum(signatures.iter().map(|(signer, _)| *signer))
-            .then_some(Self { epoch, term, signatures })
+        members.is_quorum(signatures.iter().map(|(signer, _)| *signer)).then_some(Self {
+            epoch,
+            term,
+            signatures,
+        })
     }
 }

@@ -148,8 +148,8 @@ pub enum Domain {
     Entry,
     /// A node of the state's digest tree.
     State,
-    /// The consensus key's statement about a TLS certificate.
-    Transport,
+    /// A signed text with its signatures, as a verifier remembers it.
+    Remembered,
 }
 
 impl Domain {
@@ -166,7 +166,7 @@ impl Domain {
             Self::TermVote => b"bftd/term-vote/1\0",
             Self::Entry => b"bftd/entry/1\0",
             Self::State => b"bftd/state/1\0",
-            Self::Transport => b"bftd/transport/1\0",
+            Self::Remembered => b"bftd/remembered/1\0",
         }
     }
 

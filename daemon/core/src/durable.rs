@@ -42,9 +42,9 @@ pub struct Accepted {
     pub start: BlockRef,
     /// The chain's newest block; `start` while there is none.
     pub tip: BlockRef,
-    /// The highest index voted for in this term. It may lie above the tip, when a Commit certificate showed that
-    /// another block stands in the place of one accepted before.
-    pub voted: Index,
+    /// Votes for this term's blocks are cast only above this index. It rises to the old tip when a Commit
+    /// certificate shows that another block stands in the place of one accepted before.
+    pub floor: Index,
 }
 
 /// A committed block with what can't be derived from it cheaply.

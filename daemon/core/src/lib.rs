@@ -6,6 +6,8 @@
 //! Read [`replica`] for the protocol, [`verify`] for what is believed of peers, [`durable`] for what survives a crash,
 //! [`kv`] for the state machine that the blocks drive.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
+
 pub mod ballot;
 pub mod block;
 pub mod certificate;

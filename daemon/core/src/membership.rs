@@ -288,7 +288,12 @@ mod tests {
     fn members(ids: &[u8]) -> Vec<Member> {
         let address = "127.0.0.1:1".parse().unwrap();
         ids.iter()
-            .map(|&id| Member { id: MemberId(id), name: format!("node{id}"), key: PublicKey([id + 10; 32]), address })
+            .map(|&id| Member {
+                id: MemberId(id),
+                name: format!("node{id}"),
+                key: PublicKey([id + 10; 32]),
+                address,
+            })
             .collect()
     }
 

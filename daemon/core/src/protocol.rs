@@ -50,30 +50,21 @@ impl Protocol {
     /// The protocol's row.
     pub const fn row(self) -> Row {
         match self {
-            Self::BftRaft => Row {
-                name: "bft-raft",
-                faults: Faults::Byzantine,
-                prepares: true,
-                votes_to: VotesTo::Leader,
-            },
-            Self::Pbft => Row {
-                name: "pbft",
-                faults: Faults::Byzantine,
-                prepares: true,
-                votes_to: VotesTo::Everyone,
-            },
+            Self::BftRaft => {
+                Row { name: "bft-raft", faults: Faults::Byzantine, prepares: true, votes_to: VotesTo::Leader }
+            }
+            Self::Pbft => {
+                Row { name: "pbft", faults: Faults::Byzantine, prepares: true, votes_to: VotesTo::Everyone }
+            }
             Self::Ccro => Row {
                 name: "ccro",
                 faults: Faults::Byzantine,
                 prepares: true,
                 votes_to: VotesTo::CommunicationNode,
             },
-            Self::Raft => Row {
-                name: "raft",
-                faults: Faults::Crash,
-                prepares: false,
-                votes_to: VotesTo::Leader,
-            },
+            Self::Raft => {
+                Row { name: "raft", faults: Faults::Crash, prepares: false, votes_to: VotesTo::Leader }
+            }
         }
     }
 

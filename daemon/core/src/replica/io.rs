@@ -43,8 +43,8 @@ pub enum Output {
     Send {
         /// To whom.
         to: To,
-        /// What.
-        message: Arc<Message>,
+        /// What. Verified, because it is this replica's own: it may come straight back as an input.
+        message: Verified<Message>,
         /// What it promises: the number of the last record that must be durable before it leaves.
         after: u64,
     },

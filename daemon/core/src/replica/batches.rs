@@ -1,0 +1,198 @@
+//! Batches on their way into a block: an origin's own, a leader's pool, and what everybody expects of the leader.
+//!
+//! An origin keeps its batches until they are committed, and sends them again: to the leader, and to everybody once
+//! the leader has let one wait for half a time-out. Whoever gets a late batch passes it on to the leader and
+//! expects it from then on: but per origin only the next one in order, and no longer once the chain is at or past
+//! it. (Otherwise one lying origin could topple every leader.)
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use crate::{
+    block::{Batch, Mark, Marks, Request},
+    crypto::{ClusterId, Signer},
+    ids::{BatchNumber, Incarnation, MemberId},
+    limits::{MAX_BLOCK, MAX_BLOCK_BATCHES, OWN_BATCHES, POOLED_BATCHES},
+};
+
+/// The batches of this member's own clients.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub incarnation: Incarnation,
+    /// The number of the record that made the incarnation durable: no batch leaves before it.
+    pub record: u64,
+    next: BatchNumber,
+    /// In the order of their numbers; at most [`OWN_BATCHES`], [`super::Replica::may_submit`] says when there is
+    /// room.
+    own: VecDeque<Own>,
+}
+
+/// A batch of this member's clients that is not committed yet.
+#[derive(Clone, Debug)]
+pub(super) struct Own {
+    pub batch: Arc<Batch>,
+    pub since_us: u64,
+    pub sent_us: u64,
+}
+
+impl Origin {
+    pub fn new(incarnation: Incarnation, record: u64) -> Self {
+        Self { incarnation, record, next: BatchNumber(1), own: VecDeque::new() }
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.own.len() < OWN_BATCHES
+    }
+
+    pub fn submit(
+        &mut self,
+        requests: Vec<Request>,
+        me: MemberId,
+        cluster: ClusterId,
+        signer: &dyn Signer,
+        now_us: u64,
+    ) -> Arc<Batch> {
+        let batch = Arc::new(Batch::sign(cluster, me, self.incarnation, self.next, requests, signer));
+        self.next = self.next.next();
+        self.own.push_back(Own { batch: Arc::clone(&batch), since_us: now_us, sent_us: now_us });
+        batch
+    }
+
+    /// The chain is at `mark` now: forgets what is committed.
+    pub fn forget_through(&mut self, mark: Mark) {
+        self.own.retain(|own| own.batch.mark() > mark);
+    }
+
+    /// Whether the chain shows batches of this member that this run has not made: then an older run, or another
+    /// copy, made them, and this run's incarnation is too low to be heard.
+    pub fn is_outrun(&self, mark: Mark) -> bool {
+        mark.incarnation > self.incarnation
+            || (mark.incarnation == self.incarnation && mark.number >= self.next)
+    }
+
+    /// Starts over in a higher incarnation: hands over the batches, to be submitted again.
+    pub fn restart(&mut self, incarnation: Incarnation, record: u64) -> Vec<Own> {
+        let own = std::mem::take(&mut self.own);
+        *self = Self::new(incarnation, record);
+        own.into()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Own> {
+        self.own.iter()
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Own> {
+        self.own.iter_mut()
+    }
+}
+
+/// Batches for coming blocks, by origin and order. At most [`POOLED_BATCHES`] an origin and, beyond the first,
+/// [`MAX_BLOCK`] bytes; what does not fit is dropped, the origin sends it again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pool {
+    origins: BTreeMap<MemberId, BTreeMap<Mark, Arc<Batch>>>,
+}
+
+impl Pool {
+    pub fn insert(&mut self, batch: Arc<Batch>) {
+        let pooled = self.origins.entry(batch.origin).or_default();
+        let bytes: usize = pooled.values().map(|batch| batch.size()).sum();
+        if pooled.len() >= POOLED_BATCHES || bytes + batch.size() > MAX_BLOCK {
+            match pooled.last_key_value() {
+                // A batch further back in order makes room for one that can come sooner.
+                Some((last, _)) if *last > batch.mark() => {
+                    pooled.pop_last();
+                }
+                Some(_) => return,
+                None => {}
+            }
+        }
+        pooled.entry(batch.mark()).or_insert(batch);
+    }
+
+    /// The batches that may stand in a block after a chain at `marks`: a fair share of each origin, beginning with
+    /// another one each time.
+    pub fn choose(&self, marks: &Marks, turn: u64) -> Vec<Arc<Batch>> {
+        let mut marks = marks.clone();
+        let mut chosen: Vec<Arc<Batch>> = Vec::new();
+        let mut bytes = 0;
+        let origins: Vec<_> = self.origins.keys().copied().collect();
+        let skip = usize::try_from(turn % (origins.len().max(1) as u64)).unwrap_or(0);
+        loop {
+            let before = chosen.len();
+            for origin in origins.iter().cycle().skip(skip).take(origins.len()) {
+                let Some(batch) = self.next(*origin, marks.get(*origin)) else { continue };
+                if chosen.len() < MAX_BLOCK_BATCHES && bytes + batch.size() <= MAX_BLOCK {
+                    bytes += batch.size();
+                    marks.record(batch);
+                    chosen.push(Arc::clone(batch));
+                }
+            }
+            if chosen.len() == before {
+                return chosen;
+            }
+        }
+    }
+
+    fn next(&self, origin: MemberId, mark: Mark) -> Option<&Arc<Batch>> {
+        let pooled = self.origins.get(&origin)?;
+        let same_run = Mark { incarnation: mark.incarnation, number: mark.number.next() };
+        let newer_run = || {
+            let newer = Mark { incarnation: mark.incarnation.next(), number: BatchNumber(1) };
+            pooled.range(newer..).find(|(next, _)| mark.precedes(**next)).map(|(_, batch)| batch)
+        };
+        if mark.incarnation > Incarnation(0) { pooled.get(&same_run).or_else(newer_run) } else { newer_run() }
+    }
+
+    /// The size of all batches, in bytes.
+    pub fn size(&self) -> usize {
+        self.origins.values().flat_map(BTreeMap::values).map(|batch| batch.size()).sum()
+    }
+
+    pub fn forget_through(&mut self, marks: &Marks) {
+        for (origin, pooled) in &mut self.origins {
+            *pooled = pooled.split_off(&marks.get(*origin));
+            pooled.remove(&marks.get(*origin));
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.origins.values().map(BTreeMap::len).sum()
+    }
+}
+
+/// Late batches that this member expects the leader to commit: one an origin, the next in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Expected {
+    origins: BTreeMap<MemberId, (Arc<Batch>, u64)>,
+}
+
+impl Expected {
+    /// Expects a batch from now on, if it is its origin's next. One that is expected already stays.
+    pub fn insert(&mut self, batch: &Arc<Batch>, marks: &Marks, now_us: u64) {
+        if marks.accepts(batch) {
+            let (expected, _) =
+                self.origins.entry(batch.origin).or_insert_with(|| (Arc::clone(batch), now_us));
+            // A newer run of the origin has given up what was expected of the older.
+            if expected.incarnation < batch.incarnation {
+                self.origins.insert(batch.origin, (Arc::clone(batch), now_us));
+            }
+        }
+    }
+
+    /// The chain is at `marks` now: expects no longer what it has reached or passed.
+    pub fn forget_through(&mut self, marks: &Marks) {
+        self.origins.retain(|origin, (batch, _)| marks.get(*origin) < batch.mark());
+    }
+
+    pub fn batches(&self) -> impl Iterator<Item = &Arc<Batch>> {
+        self.origins.values().map(|(batch, _)| batch)
+    }
+
+    /// Since when the longest expected one has been expected.
+    pub fn oldest_us(&self) -> Option<u64> {
+        self.origins.values().map(|(_, since_us)| *since_us).min()
+    }
+}

@@ -1,0 +1,298 @@
+//! Catching up: missing blocks are fetched from anybody, and believed by digest chain and certificate.
+//!
+//! Two needs, two questions. A **certified** block above the committed index is fetched backwards: by its digest, then its
+//! parent, until the chain meets what is here; every block is the one that was asked for, or is not taken. A
+//! **committed** chain further ahead is fetched forwards, in runs that end with a Commit certificate; a run that
+//! ends in another block than the certificate's is thrown away whole.
+//!
+//! Whoever does not answer within a resend period, or answers with something else, is passed over for the next
+//! member: a liar costs time, never correctness.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    Replica,
+    io::{Halt, Output, Report, To},
+    normal::Ignore,
+};
+use crate::{
+    block::{Block, BlockRef},
+    certificate::Certificate,
+    crypto::Digest,
+    durable::Record,
+    ids::{Index, MemberId},
+    limits::{FETCH_BLOCKS, FETCH_BYTES, MAX_FETCHED},
+    message::{Blocks, FetchAncestors, FetchCommitted, Message},
+};
+
+/// How many certified blocks are fetched at once, for each member of the cluster. Of more, those of the highest
+/// rank are.
+const WANTS_PER_MEMBER: usize = 2;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fetcher {
+    wants: BTreeMap<Digest, Want>,
+    behind: Option<Behind>,
+}
+
+/// A certified block that is not here.
+#[derive(Clone, Debug)]
+struct Want {
+    certificate: Arc<Certificate>,
+    /// The block, its parent, and so on, as far as they have come. At most [`MAX_FETCHED`].
+    chain: Vec<Arc<Block>>,
+    asked: Asked,
+}
+
+/// A committed chain that is ahead.
+#[derive(Clone, Debug)]
+struct Behind {
+    certificate: Arc<Certificate>,
+    /// Rising from just above the committed index. At most [`MAX_FETCHED`].
+    chain: Vec<Arc<Block>>,
+    asked: Asked,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    member: MemberId,
+    at_us: u64,
+}
+
+impl Want {
+    /// The digest to ask for.
+    fn missing(&self) -> Digest {
+        self.chain.last().map_or(self.certificate.block().digest, |block| block.header().parent)
+    }
+}
+
+impl Fetcher {
+    pub fn is_behind(&self) -> bool {
+        self.behind.is_some()
+    }
+
+    /// Forgets what is committed now.
+    pub fn forget_through(&mut self, committed: Index) {
+        self.wants.retain(|_, want| want.certificate.block().index > committed);
+        if self.behind.as_ref().is_some_and(|behind| behind.certificate.block().index <= committed) {
+            self.behind = None;
+        }
+        if let Some(behind) = &mut self.behind {
+            behind.chain.clear();
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.wants.values().map(|want| want.chain.len()).sum::<usize>()
+            + self.behind.as_ref().map_or(0, |behind| behind.chain.len())
+    }
+}
+
+impl Replica {
+    // The asker's side.
+
+    /// A valid certificate covers a block that is not here: asks for it, first of all where the certificate came from.
+    pub(super) fn fetch(&mut self, from: MemberId, certificate: &Arc<Certificate>) {
+        let asked = Asked { member: from, at_us: 0 };
+        if certificate.is_commit() {
+            let newer = |behind: &Behind| behind.certificate.rank() < certificate.rank();
+            match &mut self.fetcher.behind {
+                Some(behind) if newer(behind) => behind.certificate = Arc::clone(certificate),
+                Some(_) => {}
+                None => {
+                    let certificate = Arc::clone(certificate);
+                    self.fetcher.behind = Some(Behind { certificate, chain: Vec::new(), asked });
+                }
+            }
+        } else {
+            let digest = certificate.block().digest;
+            if self.fetcher.wants.len() >= WANTS_PER_MEMBER * self.members().n() {
+                let lowest = self.fetcher.wants.iter().min_by_key(|(_, want)| want.certificate.rank());
+                match lowest.map(|(digest, want)| (*digest, want.certificate.rank())) {
+                    Some((lowest, rank)) if rank < certificate.rank() => self.fetcher.wants.remove(&lowest),
+                    _ => return,
+                };
+            }
+            self.fetcher.wants.entry(digest).or_insert_with(|| Want {
+                certificate: Arc::clone(certificate),
+                chain: Vec::new(),
+                asked,
+            });
+        }
+        self.fetch_on();
+    }
+
+    /// Asks for everything that nobody has been asked for yet, and somebody else for what did not come.
+    pub(super) fn fetch_on(&mut self) {
+        let now_us = self.now_us();
+        let due = |asked: &Asked| asked.at_us == 0 || asked.at_us + self.setup.timing.resend_us <= now_us;
+        let above = self.tree.committed();
+        let mut questions = Vec::new();
+        for want in self.fetcher.wants.values_mut().filter(|want| due(&want.asked)) {
+            want.asked = next_asked(&self.setup, want.asked, now_us);
+            let digest = want.missing();
+            let question = Message::FetchAncestors(FetchAncestors { digest, above });
+            questions.push((want.asked.member, question));
+        }
+        if let Some(behind) = self.fetcher.behind.as_mut().filter(|behind| due(&behind.asked)) {
+            behind.asked = next_asked(&self.setup, behind.asked, now_us);
+            let after = behind.chain.last().map_or(above, |block| block.header().index);
+            questions.push((behind.asked.member, Message::FetchCommitted(FetchCommitted { after })));
+        }
+        for (member, question) in questions {
+            self.send(To::Member(member), question);
+        }
+    }
+
+    pub(super) fn tick_fetches(&mut self) {
+        self.fetch_on();
+    }
+
+    pub(super) fn on_blocks(&mut self, from: MemberId, blocks: &Blocks) {
+        let Some(first) = blocks.blocks.first() else { return };
+        if let Some(certified) = self.wanted_with(first.digest()) {
+            self.take_ancestors(from, certified, &blocks.blocks);
+        } else if self.fetcher.behind.is_some() {
+            self.take_committed(from, blocks);
+        } else {
+            self.report(Report::Ignored(from, "Blocks", Ignore::NotAskedFor));
+        }
+    }
+
+    fn wanted_with(&self, missing: Digest) -> Option<Digest> {
+        self.fetcher.wants.iter().find(|(_, want)| want.missing() == missing).map(|(digest, _)| *digest)
+    }
+
+    /// Blocks in falling order, each the parent of the one before.
+    fn take_ancestors(&mut self, from: MemberId, certified: Digest, blocks: &[Arc<Block>]) {
+        let root = self.tree.root();
+        let Some(want) = self.fetcher.wants.get_mut(&certified) else { return };
+        for block in blocks {
+            if block.digest() != want.missing() || block.header().index <= root.index {
+                break;
+            }
+            want.chain.push(Arc::clone(block));
+            if self.tree.contains(&block.header().parent) {
+                break;
+            }
+        }
+        let missing = want.missing();
+        let lowest = want.chain.last().map_or(Index(u64::MAX), |block| block.header().index);
+        if self.tree.contains(&missing) {
+            if let Some(want) = self.fetcher.wants.remove(&certified) {
+                self.take_chain(want.chain.iter().rev());
+                self.on_certificate(from, &want.certificate);
+                self.accept_waiting();
+                self.start_term();
+            }
+        } else if lowest <= root.index.next() {
+            self.drop_conflicting(certified, root);
+        } else if want.chain.len() > MAX_FETCHED {
+            self.fetcher.wants.remove(&certified);
+        } else {
+            want.asked = Asked { member: from, at_us: 0 };
+            self.fetch_on();
+        }
+    }
+
+    /// The chain of a certified block passes by the committed one. A lower position may have been overtaken; a higher one
+    /// contradicts what is committed.
+    fn drop_conflicting(&mut self, certified: Digest, root: BlockRef) {
+        let Some(want) = self.fetcher.wants.remove(&certified) else { return };
+        let overtaken =
+            self.committed.as_ref().is_some_and(|committed| want.certificate.rank() < committed.rank());
+        if !overtaken {
+            self.halt(Halt::ConflictingCertificates { committed: root, certified: want.certificate.block() });
+        }
+    }
+
+    /// Puts certified blocks into the tree, rising from one whose parent is here, and persists them.
+    fn take_chain<'a>(&mut self, chain: impl Iterator<Item = &'a Arc<Block>>) {
+        for block in chain {
+            if !self.tree.contains(&block.digest()) {
+                self.tree.insert(Arc::clone(block), self.now.monotonic_us);
+                self.persist(Record::Block(Arc::clone(block)));
+            }
+        }
+    }
+
+    /// Blocks in rising order, the last one of a run with its Commit certificate.
+    fn take_committed(&mut self, from: MemberId, blocks: &Blocks) {
+        let root = self.tree.root();
+        let Some(behind) = &mut self.fetcher.behind else { return };
+        if from != behind.asked.member {
+            self.report(Report::Ignored(from, "Blocks", Ignore::NotAskedFor));
+            return;
+        }
+        for block in &blocks.blocks {
+            let (index, parent) = behind
+                .chain
+                .last()
+                .map_or((root.index, root.digest), |last| (last.header().index, last.digest()));
+            if block.header().index != index.next() || block.header().parent != parent {
+                break;
+            }
+            behind.chain.push(Arc::clone(block));
+        }
+        let Some(certificate) = &blocks.certificate else {
+            if behind.chain.len() > MAX_FETCHED {
+                behind.chain.clear();
+            } else {
+                behind.asked = Asked { member: from, at_us: 0 };
+                self.fetch_on();
+            }
+            return;
+        };
+        let certified = certificate.block().digest;
+        let chain = std::mem::take(&mut behind.chain);
+        if let Some(at) = chain.iter().position(|block| block.digest() == certified) {
+            behind.asked = Asked { member: from, at_us: 0 };
+            self.take_chain(chain.iter().take(at + 1));
+            self.on_certificate(from, certificate);
+        } else {
+            self.report(Report::Ignored(from, "Blocks", Ignore::NoSuchBlock));
+        }
+    }
+
+    // The server's side.
+
+    pub(super) fn on_fetch_ancestors(&mut self, from: MemberId, fetch: &FetchAncestors) {
+        if fetch.above < self.tree.committed()
+            && let Some(certificate) = self.committed.clone()
+        {
+            self.send(To::Member(from), Message::Certificate(certificate));
+        }
+        let mut bytes = 0;
+        let mut blocks = Vec::new();
+        for block in self.tree.descend(&fetch.digest) {
+            bytes += block.size();
+            if block.header().index <= fetch.above
+                || blocks.len() >= FETCH_BLOCKS
+                || (bytes > FETCH_BYTES && !blocks.is_empty())
+            {
+                break;
+            }
+            blocks.push(Arc::clone(block));
+        }
+        if !blocks.is_empty() {
+            self.send(To::Member(from), Message::Blocks(Blocks { blocks, certificate: None }));
+        }
+    }
+
+    pub(super) fn on_fetch_committed(&mut self, from: MemberId, fetch: &FetchCommitted) {
+        if fetch.after < self.tree.committed() {
+            self.outputs.push(Output::ServeCommitted { to: from, after: fetch.after });
+        }
+    }
+}
+
+/// Whom to ask now: the one named, if it was not asked yet, else the next member in turn.
+fn next_asked(setup: &super::Setup, asked: Asked, now_us: u64) -> Asked {
+    let mut member = asked.member;
+    if asked.at_us != 0 || member == setup.me {
+        let ids: Vec<_> = setup.members.ids().filter(|id| *id != setup.me).collect();
+        let next = ids.iter().find(|id| **id > member).or(ids.first());
+        member = next.copied().unwrap_or(member);
+    }
+    Asked { member, at_us: now_us.max(1) }
+}

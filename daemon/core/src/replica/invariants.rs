@@ -1,0 +1,76 @@
+//! What holds after every step. Tests and the simulator check it after each input.
+
+use super::Replica;
+use crate::{
+    ids::Index,
+    limits::{MAX_FETCHED, OWN_BATCHES, POOLED_BATCHES, REMEMBERED_STATES, WAITING_READS, WINDOW},
+};
+
+impl Replica {
+    /// Checks every invariant.
+    ///
+    /// # Errors
+    /// The first one that does not hold. That is a bug of this crate, or more than f members are faulty and the
+    /// replica has halted.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        if self.halted {
+            return Ok(());
+        }
+        let require = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
+        let root = self.tree.root();
+        require(self.tree.is_sound(), "every block hangs on the committed one, one above its parent")?;
+        require(self.states.executed.index <= root.index, "executed is at most committed")?;
+        require(self.states.digests.len() <= REMEMBERED_STATES, "remembered states are bounded")?;
+        if let Some(committed) = &self.committed {
+            require(committed.block() == root, "the newest Commit certificate is the tree's root's")?;
+            require(
+                self.safety.rank() >= Some(committed.rank()),
+                "the position is at least what is committed",
+            )?;
+        }
+        if let Some(position) = self.safety.position() {
+            let block = position.block();
+            let held = block.index <= root.index || self.tree.contains(&block.digest);
+            require(held, "the blocks of the position are here")?;
+            require(block.term <= self.safety.term(), "the position is of no later term")?;
+        }
+        if let Some(entered) = self.safety.entered() {
+            let earlier = entered.vote.position.is_none_or(|block| block.term < entered.vote.term);
+            require(earlier, "a term vote reports a position of an earlier term")?;
+        }
+        if let Some(open) = self.safety.open() {
+            require(open.floor >= open.start.index, "the floor is at least the start")?;
+            let here = self.tree.contains(&open.tip.digest);
+            require(
+                here || open.tip.index > root.index,
+                "a tip that is not here is above what is committed",
+            )?;
+            require(
+                open.tip.index.0 <= root.index.0.max(open.start.index.0) + 2 * WINDOW || !here,
+                "the accepted chain is within the window",
+            )?;
+        }
+        self.check_bounds(root.index)
+    }
+
+    fn check_bounds(&self, committed: Index) -> Result<(), String> {
+        let n = self.members().n();
+        let span = usize::try_from(2 * WINDOW).unwrap_or(usize::MAX);
+        let bounds = [
+            ("waiting appends", self.term.waiting.len(), span),
+            ("remembered proposals", self.term.proposals.len(), span),
+            ("sent appends", self.term.appends.len(), span),
+            ("kept votes", self.term.votes.len(), 2 * span * n),
+            ("own batches", self.origin.iter().count(), OWN_BATCHES),
+            ("pooled batches", self.pool.len(), POOLED_BATCHES * n),
+            ("fetched blocks", self.fetcher.len(), (2 * n + 1) * (MAX_FETCHED + crate::limits::FETCH_BLOCKS)),
+            ("waiting reads", self.reads.len(), WAITING_READS),
+        ];
+        for (what, count, bound) in bounds {
+            if count > bound {
+                return Err(format!("{what}: {count} are more than {bound} (committed: {committed})"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,664 @@
+//! The normal case: propose, accept, prepare, commit.
+
+use std::sync::Arc;
+
+use super::{
+    Replica,
+    batches::Own,
+    io::{Halt, Output, Report, To},
+    votes::VoteKeeper,
+};
+use crate::{
+    ballot::{Ballot, BallotKind, Vote},
+    block::{Batch, Block, BlockRef, Executed, Header, Proposal, Request},
+    certificate::Certificate,
+    durable::{Accepted, Committed, Record},
+    ids::{Index, MemberId},
+    limits::WINDOW,
+    message::{Append, Heartbeat, Message},
+    protocol::VotesTo,
+};
+
+/// Why a message is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ignore {
+    /// It is about a term that was left.
+    PastTerm,
+    /// It is about a term that was not entered yet.
+    FutureTerm,
+    /// What it is about is committed already.
+    Committed,
+    /// It is too far ahead of what is committed.
+    BeyondWindow,
+    /// It is known already.
+    Known,
+    /// It claims to be from the leader of a term, and is this member's own term.
+    OwnTerm,
+    /// It does not come from the leader.
+    NotTheLeader,
+    /// Its parent is not the newest accepted block.
+    WrongParent,
+    /// A term's first block is empty, this one is not.
+    FirstNotEmpty,
+    /// Its time lies before its parent's.
+    TimeWentBack,
+    /// What it says was executed lies before what its parent says, or is no earlier block.
+    ExecutedOutOfOrder,
+    /// What it says of the state is not so here.
+    StateDiffers,
+    /// A batch of this origin is not its next.
+    BatchOutOfOrder(MemberId),
+    /// The term is open already.
+    AlreadyOpen,
+    /// Nothing that was asked for.
+    NotAskedFor,
+    /// It claims an index that is impossible here.
+    NoSuchBlock,
+}
+
+/// What to do with a block that would come next.
+enum Judgement {
+    Accept,
+    /// Something that it needs may still come.
+    Wait,
+    Refuse(Ignore),
+}
+
+/// A batch being big enough, in bytes, to be worth a block of its own while others are in flight.
+const WORTH_A_BLOCK: usize = 64 << 10;
+/// How many blocks smaller than that are in flight at once.
+const SMALL_IN_FLIGHT: u64 = 2;
+
+impl Replica {
+    // The leader's side.
+
+    /// The accepted chain, if this member leads the term and may propose in it.
+    fn leads(&self) -> Option<Accepted> {
+        let open = self.safety.open()?;
+        (self.leader() == self.me() && !self.term.resigned).then_some(open)
+    }
+
+    /// Proposes what the window has room for. Says whether certificates went out with it.
+    pub(super) fn propose(&mut self) -> bool {
+        let mut proposed = false;
+        while let Some(batches) = self.next_batches() {
+            if !self.propose_block(batches) {
+                break;
+            }
+            proposed = true;
+        }
+        proposed
+    }
+
+    /// The batches of the next block, if one may be proposed now.
+    fn next_batches(&self) -> Option<Vec<Arc<Batch>>> {
+        let open = self.leads()?;
+        let parent = self.tree.ancestry(&open.tip.digest)?;
+        if self.is_before_first(&open) {
+            return Some(Vec::new());
+        }
+        let in_flight = open.tip.index.0.saturating_sub(self.tree.committed().0);
+        if !self.has_begun(&open) || in_flight >= WINDOW {
+            return None;
+        }
+        if in_flight >= SMALL_IN_FLIGHT && self.pool.size() < WORTH_A_BLOCK {
+            return None;
+        }
+        let batches = self.pool.choose(&parent.marks, open.tip.index.0);
+        (!batches.is_empty()).then_some(batches)
+    }
+
+    fn propose_block(&mut self, batches: Vec<Arc<Batch>>) -> bool {
+        let Some(open) = self.leads() else { return false };
+        let Some(parent) = self.tree.ancestry(&open.tip.digest) else { return false };
+        let Some(executed) = self.executed_to_report(parent.executed) else { return false };
+        let header = Header {
+            cluster: self.cluster(),
+            epoch: self.members().epoch(),
+            term: open.term,
+            index: open.tip.index.next(),
+            parent: open.tip.digest,
+            time_ms: self.now.unix_ms.max(parent.time_ms),
+            batches: Block::batches_digest(&batches),
+            executed,
+        };
+        let signature = self.setup.signer.sign(&Proposal::signed_bytes(&header));
+        let block = Arc::new(Block::new(header, batches));
+        let certificates = self.newest_certificates();
+        self.term.announced = self.tree.committed();
+        // It may leave before the block is durable here; only this member's own vote may not.
+        let append = Append { block: Arc::clone(&block), signature, certificates };
+        self.term.appends.insert(block.header().index, append.clone());
+        self.send_after(To::Others, Message::Append(append), self.origin.record);
+        self.accept(&block);
+        true
+    }
+
+    /// What a new block says was executed: the state after what was announced as committed with the block before,
+    /// so that followers have had the time to execute it too; never less than the parent says.
+    fn executed_to_report(&self, parent: Option<Executed>) -> Option<Executed> {
+        let own = self.states.at_or_below(self.term.announced);
+        match (own, parent) {
+            (Some(own), Some(parent)) if own.index < parent.index => Some(parent),
+            (Some(own), _) => Some(own),
+            (None, parent) => parent,
+        }
+    }
+
+    /// Says that the leader is here, and sends again what members have not voted for.
+    pub(super) fn tick_leader(&mut self) {
+        let Some(open) = self.leads() else { return };
+        self.propose();
+        if self.now_us() < self.term.heartbeat_us + self.setup.timing.heartbeat_us {
+            return;
+        }
+        self.term.heartbeat_us = self.now_us();
+        let heartbeat = Heartbeat {
+            epoch: self.members().epoch(),
+            term: open.term,
+            certificates: self.newest_certificates(),
+        };
+        self.send(To::Others, Message::Heartbeat(heartbeat));
+        self.repeat_appends(&open);
+    }
+
+    fn repeat_appends(&mut self, open: &Accepted) {
+        const AT_ONCE: usize = 2;
+        let resend_us = self.setup.timing.resend_us;
+        let overdue: Vec<_> = self
+            .tree
+            .path(&open.tip.digest)
+            .iter()
+            .filter(|block| block.header().term == open.term)
+            .filter(|block| {
+                self.tree.since_us(&block.digest()).is_some_and(|since| since + resend_us <= self.now_us())
+            })
+            .map(|block| block.header().index)
+            .collect();
+        let ids: Vec<_> = self.members().ids().filter(|id| *id != self.me()).collect();
+        for member in ids {
+            let missing = overdue
+                .iter()
+                .filter(|index| !self.term.votes.has_voted(**index, self.first_ballot(), member))
+                .take(AT_ONCE);
+            let appends: Vec<_> = missing.filter_map(|index| self.term.appends.get(index).cloned()).collect();
+            for append in appends {
+                self.send_after(To::Member(member), Message::Append(append), self.origin.record);
+            }
+        }
+    }
+
+    // The follower's side.
+
+    pub(super) fn on_append(&mut self, from: MemberId, append: &Append) {
+        for certificate in append.certificates.iter() {
+            self.on_certificate(from, certificate);
+        }
+        if let Some(why) = self.ignore_append(from, append) {
+            self.report(Report::Ignored(from, "Append", why));
+            return;
+        }
+        self.hear_leader(from, append.block.header().term);
+        if self.note_proposal(append) {
+            self.term.waiting.insert(append.block.header().index, append.clone());
+            self.accept_waiting();
+        }
+    }
+
+    fn ignore_append(&mut self, _from: MemberId, append: &Append) -> Option<Ignore> {
+        let header = append.block.header();
+        let term = self.safety.term();
+        if header.term < term {
+            return Some(Ignore::PastTerm);
+        }
+        if header.term > term {
+            return Some(Ignore::FutureTerm);
+        }
+        if self.leader() == self.me() {
+            return Some(Ignore::OwnTerm);
+        }
+        if header.index <= self.tree.committed() {
+            return Some(Ignore::Committed);
+        }
+        if !VoteKeeper::keeps(self.tree.committed(), header.index) {
+            return Some(Ignore::BeyondWindow);
+        }
+        if self.is_accepted(append.block.reference()) {
+            self.repeat_votes(append.block.reference());
+            return Some(Ignore::Known);
+        }
+        None
+    }
+
+    /// Remembers what the leader signed for an index. Answers whether it was the same as before.
+    fn note_proposal(&mut self, append: &Append) -> bool {
+        let index = append.block.header().index;
+        let proposal = append.proposal();
+        match self.term.proposals.get(&index) {
+            Some(first) if first.header != proposal.header => {
+                let first = first.clone();
+                self.prove_equivocation(first, proposal);
+                false
+            }
+            _ => {
+                self.term.proposals.insert(index, proposal);
+                true
+            }
+        }
+    }
+
+    /// Accepts the blocks that wait and have become acceptable, in order.
+    pub(super) fn accept_waiting(&mut self) {
+        while let Some(open) = self.safety.open() {
+            let next = open.tip.index.next();
+            let Some(append) = self.term.waiting.get(&next) else { return };
+            let block = Arc::clone(&append.block);
+            match self.judge(&open, &block) {
+                Judgement::Wait => return,
+                Judgement::Accept => {
+                    self.term.waiting.remove(&next);
+                    self.accept(&block);
+                }
+                Judgement::Refuse(why) => {
+                    self.term.waiting.remove(&next);
+                    let leader = self.leader();
+                    if why == Ignore::StateDiffers {
+                        let index = block.header().executed.index;
+                        self.report(Report::StateDiffers(open.term, index));
+                    }
+                    self.report(Report::Ignored(leader, "Append", why));
+                }
+            }
+        }
+    }
+
+    fn judge(&self, open: &Accepted, block: &Block) -> Judgement {
+        use Judgement::{Refuse, Wait};
+        let header = block.header();
+        if header.parent != open.tip.digest {
+            return Refuse(Ignore::WrongParent);
+        }
+        let Some(parent) = self.tree.ancestry(&header.parent) else { return Wait };
+        if self.is_before_first(open) {
+            if !block.batches().is_empty() {
+                return Refuse(Ignore::FirstNotEmpty);
+            }
+        } else if !self.has_begun(open) {
+            return Wait;
+        }
+        if header.index.0 > self.tree.committed().0.max(open.start.index.0).saturating_add(WINDOW) {
+            return Wait;
+        }
+        if header.time_ms < parent.time_ms {
+            return Refuse(Ignore::TimeWentBack);
+        }
+        if header.time_ms > self.now.unix_ms.saturating_add(self.setup.timing.max_ahead_ms) {
+            return Wait;
+        }
+        let executed = header.executed;
+        if executed.index >= header.index || parent.executed.is_some_and(|p| executed.index < p.index) {
+            return Refuse(Ignore::ExecutedOutOfOrder);
+        }
+        if executed.index > self.states.newest().index {
+            return Wait;
+        }
+        if self.states.get(executed.index).is_some_and(|ours| ours != executed.state) {
+            return Refuse(Ignore::StateDiffers);
+        }
+        let mut marks = parent.marks.clone();
+        match marks.record_block(block) {
+            Ok(()) => Judgement::Accept,
+            Err(origin) => Refuse(Ignore::BatchOutOfOrder(origin)),
+        }
+    }
+
+    /// Takes a block as the tip: persists it, and then votes for it.
+    fn accept(&mut self, block: &Arc<Block>) {
+        let reference = block.reference();
+        self.tree.insert(Arc::clone(block), self.now_us());
+        self.note_lag(block.header().time_ms);
+        self.persist(Record::Block(Arc::clone(block)));
+        if let Some(accepted) = self.safety.record_extend(reference) {
+            let after = self.persist(Record::Accepted(accepted));
+            self.send_vote(self.first_ballot(), reference, after);
+        }
+        self.commit_to_prepared();
+    }
+
+    /// Whether a block stands on the accepted chain of the current term.
+    pub(super) fn is_accepted(&self, block: BlockRef) -> bool {
+        self.safety.open().is_some_and(|open| self.tree.is_on_chain(block, &open.tip.digest))
+    }
+
+    /// Whether the chain has no block of its term yet, so that the next is the term's first.
+    fn is_before_first(&self, open: &Accepted) -> bool {
+        open.tip.term != open.term || open.tip == self.members().root()
+    }
+
+    /// Whether the term's first block is committed. Until then nothing else is in flight.
+    fn has_begun(&self, open: &Accepted) -> bool {
+        let root = self.tree.root();
+        root.term == open.term && root != self.members().root()
+    }
+
+    // Votes.
+
+    /// The ballot that accepting a block allows.
+    fn first_ballot(&self) -> BallotKind {
+        if self.members().protocol().row().prepares { BallotKind::Prepare } else { BallotKind::Commit }
+    }
+
+    fn send_vote(&mut self, kind: BallotKind, block: BlockRef, after: u64) {
+        if kind == BallotKind::Prepare && !self.safety.may_prepare(block) {
+            return;
+        }
+        let ballot = Ballot { kind, epoch: self.members().epoch(), block };
+        let vote = Vote::sign(self.cluster(), ballot, self.me(), &*self.setup.signer);
+        match self.members().protocol().row().votes_to {
+            VotesTo::Leader => self.send_after(To::Member(self.leader()), Message::Vote(vote), after),
+            VotesTo::Everyone | VotesTo::CommunicationNode => {
+                self.send_after(To::Others, Message::Vote(vote.clone()), after);
+                self.send_after(To::Member(self.me()), Message::Vote(vote), after);
+            }
+        }
+    }
+
+    /// Signs the same votes again, for a leader that may not have got them.
+    fn repeat_votes(&mut self, block: BlockRef) {
+        let after = self.persisted;
+        if block.index > self.tree.committed() && block.term == self.safety.term() {
+            self.send_vote(self.first_ballot(), block, after);
+        }
+    }
+
+    pub(super) fn on_vote(&mut self, from: MemberId, vote: &Vote) {
+        let block = vote.ballot.block;
+        let ignored = if vote.ballot.kind == BallotKind::Commit && block.index <= self.tree.committed() {
+            Some(Ignore::Committed)
+        } else if block.term < self.safety.term() {
+            Some(Ignore::PastTerm)
+        } else if block.term > self.safety.term() {
+            Some(Ignore::FutureTerm)
+        } else if !VoteKeeper::keeps(self.tree.committed(), block.index) {
+            Some(Ignore::BeyondWindow)
+        } else {
+            None
+        };
+        if let Some(why) = ignored {
+            self.report(Report::Ignored(from, "Vote", why));
+            return;
+        }
+        if let Some(certificate) = self.term.votes.add(vote.clone(), &self.setup.members) {
+            let certificate = Arc::new(certificate);
+            let me = self.me();
+            self.on_certificate(me, &certificate);
+            // The certificate travels with the next block, or alone when there is none.
+            if self.leader() == self.me() && !self.propose() {
+                self.send(To::Others, Message::Certificate(certificate));
+            }
+        }
+    }
+
+    // Certificates.
+
+    /// A certificate on its own: news from the leader, or from a reader who waits for its block.
+    pub(super) fn on_expected_certificate(&mut self, from: MemberId, certificate: &Arc<Certificate>) {
+        let block = certificate.block();
+        if from != self.leader() && !certificate.is_commit() && block.index > self.tree.committed() {
+            self.term.expect_position(block, self.now.monotonic_us);
+        }
+        self.on_certificate(from, certificate);
+    }
+
+    pub(super) fn on_heartbeat(&mut self, from: MemberId, heartbeat: &Heartbeat) {
+        for certificate in heartbeat.certificates.iter() {
+            self.on_certificate(from, certificate);
+        }
+        if heartbeat.term < self.safety.term() {
+            self.show_term(from);
+            return;
+        }
+        if heartbeat.term == self.safety.term() && from == self.leader() && from != self.me() {
+            self.hear_leader(from, heartbeat.term);
+            self.repeat_overdue_votes();
+        }
+    }
+
+    /// Votes whose certificate should have come by now.
+    fn repeat_overdue_votes(&mut self) {
+        let Some(open) = self.safety.open() else { return };
+        let resend_us = self.setup.timing.resend_us;
+        let overdue: Vec<_> = self
+            .tree
+            .descend(&open.tip.digest)
+            .filter(|block| {
+                self.tree.since_us(&block.digest()).is_some_and(|since| since + resend_us <= self.now_us())
+            })
+            .map(|block| block.reference())
+            .collect();
+        for block in overdue {
+            self.repeat_votes(block);
+        }
+        self.term.committed_vote = Index(0);
+        self.commit_to_prepared();
+    }
+
+    /// Any certificate, wherever it came with. A Commit certificate needs no term check.
+    pub(super) fn on_certificate(&mut self, from: MemberId, certificate: &Arc<Certificate>) {
+        let block = certificate.block();
+        if block.index < self.tree.committed() {
+            return;
+        }
+        if block.index == self.tree.committed() {
+            if block.digest != self.tree.root().digest && certificate.is_commit() {
+                self.halt(Halt::ConflictingCertificates { committed: self.tree.root(), certified: block });
+            }
+            return;
+        }
+        if self.safety.may_enter(block.term) {
+            self.enter_term(block.term, None);
+        }
+        if block.term == self.safety.term() && self.safety.may_open() {
+            self.open_term(block);
+        }
+        if !self.tree.contains(&block.digest) {
+            self.fetch(from, certificate);
+        } else if certificate.is_commit() {
+            self.commit(certificate);
+        } else {
+            self.prepare(certificate);
+        }
+    }
+
+    /// A Prepare certificate for a block that is here: the position rises, and then a Commit vote may be cast.
+    fn prepare(&mut self, certificate: &Arc<Certificate>) {
+        if self.safety.may_raise(certificate) {
+            self.safety.record_raise(Arc::clone(certificate));
+            self.persist(Record::Position(Arc::clone(certificate)));
+        }
+        let block = certificate.block();
+        if block.term != self.safety.term() {
+            return;
+        }
+        if let Some(open) = self.safety.open()
+            && block.index > open.tip.index
+            && self.tree.is_on_chain(open.tip, &block.digest)
+            && let Some(accepted) = self.safety.record_adopt(block, false)
+        {
+            // A quorum accepted it on this chain: it counts as accepted here.
+            self.persist(Record::Accepted(accepted));
+            self.accept_waiting();
+        }
+        self.commit_to_prepared();
+    }
+
+    /// Casts a Commit vote for the highest prepared block, once it is accepted.
+    fn commit_to_prepared(&mut self) {
+        let Some(certificate) = self.safety.position() else { return };
+        let block = certificate.block();
+        let is_due = !certificate.is_commit()
+            && block.index > self.term.committed_vote
+            && block.index > self.tree.committed()
+            && self.is_accepted(block)
+            && self.safety.may_commit(certificate);
+        if is_due {
+            self.term.committed_vote = block.index;
+            let after = self.persisted;
+            self.send_vote(BallotKind::Commit, block, after);
+        }
+    }
+
+    /// A Commit certificate for a block that is here: it and its prefix are final.
+    pub(super) fn commit(&mut self, certificate: &Arc<Certificate>) {
+        let tip = self.safety.open().map(|open| open.tip);
+        let tip_was_here = tip.is_some_and(|tip| self.tree.contains(&tip.digest));
+        let chain = self.tree.commit(&certificate.block().digest);
+        let root = self.tree.root();
+        self.committed = Some(Arc::clone(certificate));
+        if self.safety.may_raise(certificate) {
+            // Durable with the record below.
+            self.safety.record_raise(Arc::clone(certificate));
+        }
+        let marks = self.tree.committed_marks().clone();
+        self.persist(Record::Committed(Committed { certificate: Arc::clone(certificate), marks }));
+        if let Some(tip) = tip
+            && !self.tree.contains(&tip.digest)
+            && (tip_was_here || root.term == self.safety.term() || tip.index <= root.index)
+            && !self.adopt_committed(tip)
+        {
+            return;
+        }
+        for block in chain {
+            if let Err(halt) = self.states.certify(block.header().executed) {
+                self.halt(halt);
+                return;
+            }
+            self.outputs.push(Output::Execute(block));
+        }
+        self.forget_committed(root.index);
+        self.after_commit();
+    }
+
+    /// The committed block is not an ancestor of the tip. In its own term that is a leader's equivocation, or news
+    /// from ahead: the committed chain takes the tip's place. In a later term it can't be.
+    fn adopt_committed(&mut self, tip: BlockRef) -> bool {
+        let root = self.tree.root();
+        if root.term != self.safety.term() {
+            self.halt(Halt::ConflictingCertificates { committed: root, certified: tip });
+            return false;
+        }
+        if let Some(accepted) = self.safety.record_adopt(root, true) {
+            self.persist(Record::Accepted(accepted));
+        }
+        true
+    }
+
+    fn forget_committed(&mut self, committed: Index) {
+        self.term.votes.forget_through(committed);
+        let later = committed.next();
+        for by_index in [&mut self.term.waiting, &mut self.term.appends] {
+            *by_index = by_index.split_off(&later);
+        }
+        self.term.proposals = self.term.proposals.split_off(&later);
+        let marks = self.tree.committed_marks().clone();
+        self.pool.forget_through(&marks);
+        self.expected.forget_through(&marks);
+        self.origin.forget_through(marks.get(self.me()));
+        self.fetcher.forget_through(committed);
+        self.term.note_commit(self.tree.root());
+        if self.origin.is_outrun(marks.get(self.me())) {
+            self.raise_incarnation();
+        }
+    }
+
+    fn after_commit(&mut self) {
+        self.accept_waiting();
+        self.commit_to_prepared();
+        self.start_term();
+        self.propose();
+        self.fetch_on();
+    }
+
+    // This member's own requests, and other origins'.
+
+    pub(super) fn on_submit(&mut self, requests: Vec<Request>) {
+        self.submit(requests, None);
+        self.propose();
+    }
+
+    fn submit(&mut self, requests: Vec<Request>, before: Option<&Own>) {
+        let since_us = before.map_or(self.now_us(), |own| own.since_us);
+        let (me, cluster) = (self.me(), self.cluster());
+        let batch = self.origin.submit(requests, me, cluster, &*self.setup.signer, since_us);
+        self.outputs.push(Output::Numbered {
+            before: before.map(|own| (own.batch.incarnation, own.batch.number)),
+            now: (batch.incarnation, batch.number),
+        });
+        self.pass_to_leader(batch);
+    }
+
+    /// The chain shows a higher incarnation of this member than its own: goes above it, and submits again.
+    fn raise_incarnation(&mut self) {
+        let shown = self.tree.committed_marks().get(self.me()).incarnation;
+        let incarnation = shown.max(self.origin.incarnation).next();
+        let record = self.persist(Record::Incarnation(incarnation));
+        for own in self.origin.restart(incarnation, record) {
+            self.submit(own.batch.requests.clone(), Some(&own));
+        }
+    }
+
+    fn pass_to_leader(&mut self, batch: Arc<Batch>) {
+        let leader = self.leader();
+        if leader == self.me() {
+            self.pool.insert(batch);
+        } else {
+            let after = if batch.origin == self.me() { self.origin.record } else { 0 };
+            self.send_after(To::Member(leader), Message::Batch(batch), after);
+        }
+    }
+
+    pub(super) fn on_batch(&mut self, from: MemberId, batch: &Arc<Batch>) {
+        let marks = self.tree.committed_marks();
+        if batch.mark() <= marks.get(batch.origin) {
+            self.report(Report::Ignored(from, "Batch", Ignore::Committed));
+            return;
+        }
+        if self.leader() == self.me() {
+            self.pool.insert(Arc::clone(batch));
+            self.propose();
+        } else if from == batch.origin {
+            // The leader has let it wait: it is expected from now on.
+            self.expected.insert(batch, marks, self.now.monotonic_us);
+            self.pass_to_leader(Arc::clone(batch));
+        }
+    }
+
+    /// Sends again what is not committed: to the leader, and when it is late to everybody.
+    pub(super) fn tick_batches(&mut self) {
+        let resend_us = self.setup.timing.resend_us;
+        let late_us = self.timeout_us() / 2;
+        let now_us = self.now_us();
+        let mut again = Vec::new();
+        for own in self.origin.iter_mut().filter(|own| own.sent_us + resend_us <= now_us) {
+            own.sent_us = now_us;
+            again.push((Arc::clone(&own.batch), own.since_us + late_us <= now_us));
+        }
+        for (batch, is_late) in again {
+            if is_late {
+                self.send_after(To::Others, Message::Batch(Arc::clone(&batch)), self.origin.record);
+            }
+            if !is_late || self.leader() == self.me() {
+                self.pass_to_leader(batch);
+            }
+        }
+    }
+
+    /// A new term has a new leader: it gets everything that is still waiting.
+    pub(super) fn pass_on_batches(&mut self) {
+        let own: Vec<_> = self.origin.iter().map(|own| Arc::clone(&own.batch)).collect();
+        let expected: Vec<_> = self.expected.batches().cloned().collect();
+        for batch in own.into_iter().chain(expected) {
+            self.pass_to_leader(batch);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Linearizable reads without a log write (Ongaro's thesis §6.4, without trust in a leader).
+//!
+//! A round asks all members for their position. A committed block was prepared at a quorum before anybody heard that
+//! it is committed, so among any quorum's answers the highest is at or above every block that was committed when
+//! the round began. The reader waits until it has executed that index, or a block of a later term: the position
+//! may have been overtaken.
+//!
+//! - All reads that come while a round is out wait for the next one: one round serves them all.
+//! - An answer is counted only with a valid certificate of the reader's own epoch ([`crate::verify`] sees to it).
+//! - A position that is not committed yet is passed to every member, so that all expect it to commit.
+//! - A round ends with its epoch.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    Replica,
+    io::{Output, ReadTicket, Report, To},
+    normal::Ignore,
+};
+use crate::{
+    ballot::Rank,
+    certificate::Certificate,
+    ids::{Epoch, MemberId},
+    limits::WAITING_READS,
+    message::{Message, ReadAnswer, ReadQuery},
+};
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reads {
+    number: u64,
+    round: Option<Round>,
+    /// For the next round. The daemon refuses reads beyond [`WAITING_READS`].
+    waiting: Vec<ReadTicket>,
+    /// Rounds that are answered, and wait for execution.
+    settled: Vec<(Option<Rank>, Vec<ReadTicket>)>,
+}
+
+#[derive(Clone, Debug)]
+struct Round {
+    epoch: Epoch,
+    number: u64,
+    tickets: Vec<ReadTicket>,
+    answers: BTreeMap<MemberId, Option<Arc<Certificate>>>,
+    sent_us: u64,
+}
+
+impl Reads {
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+            + self.round.as_ref().map_or(0, |round| round.tickets.len())
+            + self.settled.iter().map(|(_, tickets)| tickets.len()).sum::<usize>()
+    }
+}
+
+impl Replica {
+    /// Whether another read may wait here.
+    pub fn may_read(&self) -> bool {
+        self.reads.len() < WAITING_READS
+    }
+
+    pub(super) fn on_read(&mut self, ticket: ReadTicket) {
+        self.reads.waiting.push(ticket);
+        self.begin_round();
+    }
+
+    fn begin_round(&mut self) {
+        if self.reads.round.is_some() || self.reads.waiting.is_empty() {
+            return;
+        }
+        self.reads.number += 1;
+        let round = Round {
+            epoch: self.members().epoch(),
+            number: self.reads.number,
+            tickets: std::mem::take(&mut self.reads.waiting),
+            answers: BTreeMap::new(),
+            sent_us: self.now_us(),
+        };
+        let own =
+            ReadAnswer { epoch: round.epoch, round: round.number, position: self.safety.position().cloned() };
+        self.reads.round = Some(round);
+        self.ask_positions();
+        let me = self.me();
+        self.on_read_answer(me, &own);
+    }
+
+    fn ask_positions(&mut self) {
+        if let Some(round) = &self.reads.round {
+            let query = ReadQuery { epoch: round.epoch, round: round.number };
+            self.send(To::Others, Message::ReadQuery(query));
+        }
+    }
+
+    pub(super) fn on_read_query(&mut self, from: MemberId, query: &ReadQuery) {
+        let position = self.safety.position().cloned();
+        let answer = ReadAnswer { epoch: query.epoch, round: query.round, position };
+        self.send(To::Member(from), Message::ReadAnswer(answer));
+    }
+
+    pub(super) fn on_read_answer(&mut self, from: MemberId, answer: &ReadAnswer) {
+        if let Some(certificate) = &answer.position {
+            self.on_certificate(from, certificate);
+        }
+        let Some(round) = &mut self.reads.round else { return };
+        if (answer.epoch, answer.round) != (round.epoch, round.number) {
+            self.report(Report::Ignored(from, "ReadAnswer", Ignore::NotAskedFor));
+            return;
+        }
+        round.answers.insert(from, answer.position.clone());
+        if self.setup.members.is_quorum(round.answers.keys().copied()) {
+            self.settle_round();
+        }
+    }
+
+    fn settle_round(&mut self) {
+        let Some(round) = self.reads.round.take() else { return };
+        let highest = round.answers.into_values().flatten().max_by_key(|certificate| certificate.rank());
+        if let Some(certificate) = &highest
+            && certificate.block().index > self.tree.committed()
+            && !certificate.is_commit()
+        {
+            let block = certificate.block();
+            self.term.expect_position(block, self.now.monotonic_us);
+            self.send(To::Others, Message::Certificate(Arc::clone(certificate)));
+        }
+        self.reads.settled.push((highest.map(|certificate| certificate.rank()), round.tickets));
+        self.release_reads();
+        self.begin_round();
+    }
+
+    /// Answers the reads whose position is executed, or overtaken by a block of a later term that is.
+    pub(super) fn release_reads(&mut self) {
+        let executed = self.states.executed;
+        let executed = Rank { epoch: self.members().epoch(), term: executed.term, index: executed.index };
+        let is_ready = |rank: &Option<Rank>| rank.is_none_or(|rank| rank <= executed);
+        let (ready, waiting) =
+            std::mem::take(&mut self.reads.settled).into_iter().partition(|(rank, _)| is_ready(rank));
+        self.reads.settled = waiting;
+        let ready: Vec<(Option<Rank>, Vec<ReadTicket>)> = ready;
+        let tickets: Vec<_> = ready.into_iter().flat_map(|(_, tickets)| tickets).collect();
+        if !tickets.is_empty() {
+            self.outputs.push(Output::Readable(tickets));
+        }
+    }
+
+    /// Asks again who has not answered, and gets a lost question or answer over with.
+    pub(super) fn tick_reads(&mut self) {
+        let (now_us, resend_us) = (self.now_us(), self.setup.timing.resend_us);
+        if let Some(round) = &mut self.reads.round
+            && round.sent_us + resend_us <= now_us
+        {
+            round.sent_us = now_us;
+            self.ask_positions();
+        }
+    }
+}
