@@ -149,7 +149,7 @@ impl Membership {
             if member.id <= previous {
                 return Err(InvalidMembership::Order(member.id));
             }
-            if SMALL_ORDER.contains(&member.key.0) {
+            if SMALL_ORDER.contains(&member.key.to_string().as_str()) {
                 return Err(InvalidMembership::WeakKey(member.id));
             }
             if !keys.insert(member.key) {
@@ -240,30 +240,15 @@ impl Membership {
 
 /// The points of small order. Whoever names one as a key could later deny
 /// every signature made with it.
-const SMALL_ORDER: [[u8; 32]; 7] = {
-    const fn hex(text: &str) -> [u8; 32] {
-        const fn digit(c: u8) -> u8 {
-            if c <= b'9' { c - b'0' } else { c - b'a' + 10 }
-        }
-        let bytes = text.as_bytes();
-        let mut out = [0; 32];
-        let mut i = 0;
-        while i < 32 {
-            out[i] = digit(bytes[2 * i]) * 16 + digit(bytes[2 * i + 1]);
-            i += 1;
-        }
-        out
-    }
-    [
-        hex("0000000000000000000000000000000000000000000000000000000000000000"),
-        hex("0100000000000000000000000000000000000000000000000000000000000000"),
-        hex("0000000000000000000000000000000000000000000000000000000000000080"),
-        hex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
-        hex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85"),
-        hex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
-        hex("ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
-    ]
-};
+const SMALL_ORDER: [&str; 7] = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000080",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+];
 
 #[cfg(test)]
 mod tests {

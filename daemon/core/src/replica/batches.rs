@@ -65,11 +65,10 @@ impl Origin {
         self.own.retain(|own| own.batch.mark() > mark);
     }
 
-    /// Whether the chain shows batches of this member that this run has not made: then an older run, or another
-    /// copy, made them, and this run's incarnation is too low to be heard.
-    pub fn is_outrun(&self, mark: Mark) -> bool {
-        mark.incarnation > self.incarnation
-            || (mark.incarnation == self.incarnation && mark.number >= self.next)
+    /// Whether a committed batch of this member was not made by this run: then an older run, or another copy, made
+    /// it, and if its incarnation is not lower this run can't be heard.
+    pub fn is_outrun_by(&self, batch: &Batch) -> bool {
+        batch.incarnation >= self.incarnation && !self.own.iter().any(|own| *own.batch == *batch)
     }
 
     /// Starts over in a higher incarnation: hands over the batches, to be submitted again.

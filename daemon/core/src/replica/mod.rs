@@ -425,3 +425,6 @@ impl States {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

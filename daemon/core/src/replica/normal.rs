@@ -528,12 +528,18 @@ impl Replica {
         {
             return;
         }
+        let me = self.me();
+        let mut own = chain.iter().flat_map(|block| block.batches()).filter(|batch| batch.origin == me);
+        let is_outrun = own.any(|batch| self.origin.is_outrun_by(batch));
         for block in chain {
             if let Err(halt) = self.states.certify(block.header().executed) {
                 self.halt(halt);
                 return;
             }
             self.outputs.push(Output::Execute(block));
+        }
+        if is_outrun {
+            self.raise_incarnation();
         }
         self.forget_committed(root.index);
         self.after_commit();
@@ -566,9 +572,6 @@ impl Replica {
         self.origin.forget_through(marks.get(self.me()));
         self.fetcher.forget_through(committed);
         self.term.note_commit(self.tree.root());
-        if self.origin.is_outrun(marks.get(self.me())) {
-            self.raise_incarnation();
-        }
     }
 
     fn after_commit(&mut self) {
