@@ -19,7 +19,7 @@ mod tables;
 pub use digest::{bucket_of, empty_state, entry_digest, key_hash, recompute};
 pub use machine::{BlockOutcome, Error, Head, StateMachine, head};
 pub use operation::{Entry, Expect, Listing, Operation, Outcome, Query, Refusal};
-pub use query::{Answer, MAX_ANSWER, query};
+pub use query::{Answer, MAX_ANSWER, get, query};
 pub use tables::{MemoryTables, ReadTables, Table, WriteTables};
 
 #[cfg(test)]

@@ -38,7 +38,11 @@ pub fn query<T: ReadTables>(tables: &T, query: &Query) -> Result<Answer, Error<T
     }
 }
 
-fn get<T: ReadTables>(tables: &T, key: &[u8]) -> Result<Option<Entry>, Error<T::Error>> {
+/// The entry of a key, if there is one.
+///
+/// # Errors
+/// The store's, or a damaged entry.
+pub fn get<T: ReadTables>(tables: &T, key: &[u8]) -> Result<Option<Entry>, Error<T::Error>> {
     let entry = tables.read(Table::Keys, key, |bytes| Some(Stored::decode(bytes)?.to_entry(true)))?;
     entry.map(|entry| entry.ok_or(Error::Damaged("an entry"))).transpose()
 }
