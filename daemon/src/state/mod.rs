@@ -1,16 +1,16 @@
 //! The replicated state on disk: the state machine of [`bftd_core::kv`] over redb.
 //!
-//! - Blocks are executed in one write transaction each call. Most transactions are **not durable**: after a crash the
-//!   file holds the state of the last durable one, and the blocks since are executed again from the log. Every
-//!   [`DURABLE_BLOCKS`] blocks or [`DURABLE_EVERY`], at [`StateStore::sync`] and at [`StateStore::close`] a
-//!   transaction is durable, in two phases, because peers choose the contents.
-//! - Without `close`, redb makes the last transaction durable when the store is dropped. That is safe, and costs the
-//!   next start a pass over all keys ([`StateMachine::save`]).
+//! - Executing changes memory only. What has changed since is written to the file, in order, at a **checkpoint**: one
+//!   durable transaction, in two phases, because peers choose the contents. Checkpoints come after [`MAX_KEYS`]
+//!   changed keys, [`MAX_BYTES`], [`MAX_BLOCKS`] or [`MAX_AGE`], at [`StateStore::sync`] and at [`StateStore::close`].
+//! - So the file always holds the state after some block, whole; after a crash the blocks since are executed again
+//!   from the log.
 //! - An error of the disk is returned once, and **poisons** the store: every later call, of readers too, fails. It
 //!   is never tried again, because after a failed sync nobody knows what is on the disk.
-//! - Reads run beside writes, on a [snapshot](StateReader) that is made at most once per transaction and shared. They
-//!   see whole blocks only, and every block that [`StateStore::execute`] has returned for.
+//! - Reads run beside execution ([`StateReader`]). They see whole calls of [`StateStore::execute`] only, and every one
+//!   that has returned.
 
+mod changes;
 mod reader;
 mod tables;
 #[cfg(test)]
@@ -28,17 +28,21 @@ use bftd_core::{
     ids::Index,
     kv::{self, BlockOutcome, Head, StateMachine},
 };
-use redb::{Database, Durability, ReadableTable, StorageError, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 
 pub use self::reader::{Answers, StateReader};
 use self::{reader::Shared, tables::Tables};
 
 /// The file in the data directory.
 pub const FILE_NAME: &str = "state.redb";
-/// After how many blocks a transaction is durable.
-pub const DURABLE_BLOCKS: usize = 4096;
-/// After how much time a transaction is durable.
-pub const DURABLE_EVERY: Duration = Duration::from_secs(5);
+/// How many changed keys are kept in memory until a checkpoint; one call of [`StateStore::execute`] may exceed it.
+pub const MAX_KEYS: usize = 8192;
+/// How many bytes of changes, likewise.
+pub const MAX_BYTES: usize = 4 << 20;
+/// After how many blocks a checkpoint is made: that many are executed again after a crash, at most.
+pub const MAX_BLOCKS: usize = 4096;
+/// How long after the last checkpoint executing makes another.
+pub const MAX_AGE: Duration = Duration::from_secs(5);
 /// What redb keeps in memory, in bytes; at most half of it are pages not written yet.
 const CACHE: usize = 16 << 20;
 
@@ -99,9 +103,9 @@ impl StateError {
 pub struct StateStore {
     machine: StateMachine,
     shared: Arc<Shared>,
-    /// How many blocks are executed and not durable.
-    not_durable: usize,
-    last_durable: Instant,
+    /// How many blocks have been executed since the last checkpoint.
+    blocks: usize,
+    checkpoint: Instant,
 }
 
 impl StateStore {
@@ -127,14 +131,14 @@ impl StateStore {
         cluster: ClusterId,
         root: BlockRef,
     ) -> Result<Self, StateError> {
-        let transaction = begin(&database, true)?;
+        let transaction = begin(&database)?;
         claim(&transaction, directory, cluster)?;
         let mut tables = Tables::open_for_writing(&transaction)?;
         let machine = StateMachine::open(&mut tables, root)?;
         drop(tables);
         transaction.commit().map_err(StateError::storage)?;
-        let shared = Arc::new(Shared::new(database, machine.head()));
-        Ok(Self { machine, shared, not_durable: 0, last_durable: Instant::now() })
+        let shared = Arc::new(Shared::open(database, machine.head())?);
+        Ok(Self { machine, shared, blocks: 0, checkpoint: Instant::now() })
     }
 
     /// How far execution has come.
@@ -152,14 +156,21 @@ impl StateStore {
         StateReader::new(Arc::clone(&self.shared))
     }
 
-    /// Executes blocks, in one transaction.
+    /// Executes blocks. Readers see either none or all of them.
     ///
     /// # Errors
     /// A block that is not the child of the one before: nothing is changed. Any other error poisons the store.
     pub fn execute(&mut self, blocks: &[Arc<Block>]) -> Result<Vec<BlockOutcome>, StateError> {
-        let due =
-            self.not_durable + blocks.len() >= DURABLE_BLOCKS || self.last_durable.elapsed() >= DURABLE_EVERY;
-        self.transact(blocks, due)
+        self.guard(|store| {
+            let outcomes = store.shared.execute(&mut store.machine, blocks)?;
+            store.blocks += blocks.len();
+            let (keys, bytes) = store.shared.changed();
+            let due = keys >= MAX_KEYS || bytes >= MAX_BYTES || store.blocks >= MAX_BLOCKS;
+            if due || store.checkpoint.elapsed() >= MAX_AGE {
+                store.make_checkpoint()?;
+            }
+            Ok(outcomes)
+        })
     }
 
     /// Makes durable what has been executed. Costs nothing where it already is.
@@ -167,13 +178,11 @@ impl StateStore {
     /// # Errors
     /// The disk's: they poison the store.
     pub fn sync(&mut self) -> Result<(), StateError> {
-        if self.not_durable > 0 {
-            self.transact(&[], true)?;
-        }
-        self.shared.check()
+        self.guard(|store| if store.blocks > 0 { store.make_checkpoint() } else { Ok(()) })
     }
 
-    /// Makes everything durable, and closes the file with the last reader.
+    /// Makes everything durable, and closes the file with the last reader. Without it the blocks since the last
+    /// checkpoint are executed again after the next start.
     ///
     /// # Errors
     /// The disk's.
@@ -181,48 +190,31 @@ impl StateStore {
         self.sync()
     }
 
-    fn transact(&mut self, blocks: &[Arc<Block>], durable: bool) -> Result<Vec<BlockOutcome>, StateError> {
+    /// Refuses to go on after an error.
+    fn guard<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, StateError>) -> Result<T, StateError> {
         self.shared.check()?;
-        let result = self.try_transact(blocks, durable);
+        let result = f(self);
         match &result {
-            Ok(_) if durable => {
-                self.not_durable = 0;
-                self.last_durable = Instant::now();
-            }
-            Ok(_) => self.not_durable += blocks.len(),
-            Err(StateError::Execution(kv::Error::NotNext { .. })) => {}
+            Ok(_) | Err(StateError::Execution(kv::Error::NotNext { .. })) => {}
             Err(_) => self.shared.poison(),
         }
-        self.shared.forget_snapshot();
         result
     }
 
-    fn try_transact(
-        &mut self,
-        blocks: &[Arc<Block>],
-        durable: bool,
-    ) -> Result<Vec<BlockOutcome>, StateError> {
-        let transaction = begin(self.shared.database(), durable)?;
-        let mut tables = Tables::open_for_writing(&transaction)?;
-        let outcomes = self.machine.execute(&mut tables, blocks)?;
-        if durable {
-            self.machine.save(&mut tables)?;
-        }
-        drop(tables);
-        transaction.commit().map_err(StateError::storage)?;
-        Ok(outcomes)
+    fn make_checkpoint(&mut self) -> Result<(), StateError> {
+        self.shared.checkpoint(&mut self.machine)?;
+        self.blocks = 0;
+        self.checkpoint = Instant::now();
+        Ok(())
     }
 }
 
-fn begin(database: &Database, durable: bool) -> Result<WriteTransaction, StateError> {
+/// A durable transaction.
+fn begin(database: &Database) -> Result<WriteTransaction, StateError> {
     let mut transaction = database.begin_write().map_err(StateError::storage)?;
-    let durability = if durable { Durability::Immediate } else { Durability::None };
-    transaction.set_durability(durability).map_err(StateError::storage)?;
-    if durable {
-        // Saves redb's free list too, so that opening after a crash needs no pass over the whole file. Implies a
-        // commit in two phases.
-        transaction.set_quick_repair(true);
-    }
+    // Saves redb's free list too, so that opening after a crash needs no pass over the whole file. Implies a commit in
+    // two phases.
+    transaction.set_quick_repair(true);
     Ok(transaction)
 }
 

@@ -1,47 +1,56 @@
-//! Reads beside the writer: on a snapshot of whole blocks, shared by all readers.
+//! The state that one writer changes and many readers see.
+//!
+//! It is the tables of the last checkpoint, which redb keeps as they were, and the changes since. A reader holds the
+//! lock only while it copies the changes that concern it, so no scan holds up execution.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, PoisonError, RwLock,
     atomic::{AtomicBool, Ordering},
 };
 
-use bftd_core::kv::{self, Answer, Entry, Head, Query};
+use bftd_core::{
+    block::Block,
+    kv::{self, Answer, BlockOutcome, Entry, Head, Query, StateMachine},
+};
+use bytes::Bytes;
 use redb::{Database, ReadableDatabase};
 
 use super::{
-    StateError,
+    StateError, begin,
+    changes::{Changes, Layered},
     tables::{ReadOnlyTables, Tables},
 };
 
 /// What the writer and the readers share.
-#[derive(Debug)]
 pub(super) struct Shared {
+    // Before the database: dropped first.
+    current: RwLock<Current>,
     database: Database,
-    /// What [`Shared::snapshot`] says before the first block.
-    empty: Head,
-    /// The newest committed state, made by the first reader after a commit. Empty while nobody reads, so that redb can
-    /// use freed pages again.
-    snapshot: Mutex<Option<Arc<Snapshot>>>,
     poisoned: AtomicBool,
 }
 
-/// A committed state.
-struct Snapshot {
-    tables: ReadOnlyTables,
+/// The state now.
+struct Current {
+    /// The tables of the last checkpoint.
+    base: Arc<ReadOnlyTables>,
+    /// What has changed since.
+    changes: Changes,
     head: Head,
 }
 
-impl std::fmt::Debug for Snapshot {
+impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Snapshot").field("head", &self.head).finish_non_exhaustive()
+        f.debug_struct("Shared").field("poisoned", &self.poisoned).finish_non_exhaustive()
     }
 }
 
 impl Shared {
-    pub(super) fn new(database: Database, empty: Head) -> Self {
-        Self { database, empty, snapshot: Mutex::new(None), poisoned: AtomicBool::new(false) }
+    pub(super) fn open(database: Database, head: Head) -> Result<Self, StateError> {
+        let current = Current { base: read_only(&database)?, changes: Changes::default(), head };
+        Ok(Self { current: RwLock::new(current), database, poisoned: AtomicBool::new(false) })
     }
 
+    #[cfg(test)]
     pub(super) fn database(&self) -> &Database {
         &self.database
     }
@@ -55,21 +64,81 @@ impl Shared {
         self.poisoned.store(true, Ordering::Release);
     }
 
-    /// Makes readers see what has been committed.
-    pub(super) fn forget_snapshot(&self) {
-        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// How many keys, and bytes, have changed since the last checkpoint.
+    pub(super) fn changed(&self) -> (usize, usize) {
+        self.read(|current| (current.changes.len(), current.changes.bytes()))
     }
 
-    fn snapshot(&self) -> Result<Arc<Snapshot>, StateError> {
+    /// Executes blocks in memory. For the writer only.
+    pub(super) fn execute(
+        &self,
+        machine: &mut StateMachine,
+        blocks: &[Arc<Block>],
+    ) -> Result<Vec<BlockOutcome>, StateError> {
+        let (outcomes, changes) = self.read(|current| {
+            let base = Layered { base: &*current.base, changes: &current.changes };
+            let mut tables = Layered { base, changes: Changes::default() };
+            machine.execute(&mut tables, blocks).map(|outcomes| (outcomes, tables.changes))
+        })?;
+        self.write(|current| {
+            current.changes.append(changes);
+            current.head = machine.head();
+        });
+        Ok(outcomes)
+    }
+
+    /// Writes all changes to the file. For the writer only.
+    pub(super) fn checkpoint(&self, machine: &mut StateMachine) -> Result<(), StateError> {
+        let transaction = begin(&self.database)?;
+        let mut tables = Tables::open_for_writing(&transaction)?;
+        self.read(|current| current.changes.write_to(&mut tables)).map_err(StateError::storage)?;
+        machine.save(&mut tables)?;
+        drop(tables);
+        transaction.commit().map_err(StateError::storage)?;
+        let base = read_only(&self.database)?;
+        let written = self.write(|current| {
+            current.base = base;
+            std::mem::take(&mut current.changes)
+        });
+        drop(written);
+        Ok(())
+    }
+
+    fn read<T>(&self, f: impl FnOnce(&Current) -> T) -> T {
+        f(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, f: impl FnOnce(&mut Current) -> T) -> T {
+        f(&mut self.current.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The state now, with those changes that `copy` takes.
+    fn view(&self, copy: impl FnOnce(&Changes, &mut Changes)) -> Result<View, StateError> {
         self.check()?;
-        let mut snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(snapshot) = &*snapshot {
-            return Ok(Arc::clone(snapshot));
-        }
-        let transaction = self.database.begin_read().map_err(StateError::storage)?;
-        let tables = Tables::open_for_reading(&transaction)?;
-        let head = kv::head(&tables)?.unwrap_or(self.empty);
-        Ok(Arc::clone(snapshot.insert(Arc::new(Snapshot { tables, head }))))
+        Ok(self.read(|current| {
+            let mut changes = Changes::default();
+            copy(&current.changes, &mut changes);
+            View { base: Arc::clone(&current.base), changes, head: current.head }
+        }))
+    }
+}
+
+/// The tables as they are in the file.
+fn read_only(database: &Database) -> Result<Arc<ReadOnlyTables>, StateError> {
+    let transaction = database.begin_read().map_err(StateError::storage)?;
+    Ok(Arc::new(Tables::open_for_reading(&transaction)?))
+}
+
+/// A state, as far as some queries need it.
+struct View {
+    base: Arc<ReadOnlyTables>,
+    changes: Changes,
+    head: Head,
+}
+
+impl View {
+    fn tables(&self) -> Layered<&ReadOnlyTables, &Changes> {
+        Layered { base: &self.base, changes: &self.changes }
     }
 }
 
@@ -96,31 +165,38 @@ impl StateReader {
     /// How far execution has come.
     ///
     /// # Errors
-    /// The store's.
+    /// [`StateError::Poisoned`].
     pub fn head(&self) -> Result<Head, StateError> {
-        Ok(self.0.snapshot()?.head)
+        self.0.check()?;
+        Ok(self.0.read(|current| current.head))
     }
 
     /// One key's entry.
     ///
     /// # Errors
     /// The store's.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Entry>, StateError> {
-        Ok(kv::get(&self.0.snapshot()?.tables, key)?)
+    pub fn get(&self, key: &Bytes) -> Result<Option<Entry>, StateError> {
+        let view = self.0.view(|changes, copy| changes.copy_key(key, copy))?;
+        Ok(kv::get(&view.tables(), key)?)
     }
 
     /// Answers queries from one state.
     ///
     /// # Errors
     /// The store's.
-    pub fn query_many<'q>(
-        &self,
-        queries: impl IntoIterator<Item = &'q Query>,
-    ) -> Result<Answers, StateError> {
-        let snapshot = self.0.snapshot()?;
-        let answers = queries.into_iter().map(|query| kv::query(&snapshot.tables, query));
+    pub fn query_many(&self, queries: &[Query]) -> Result<Answers, StateError> {
+        let view = self.0.view(|changes, copy| {
+            for query in queries {
+                match query {
+                    Query::Get { key } => changes.copy_key(key, copy),
+                    Query::List { prefix, .. } | Query::Count { prefix } => changes.copy_prefix(prefix, copy),
+                }
+            }
+        })?;
+        let tables = view.tables();
+        let answers = queries.iter().map(|query| kv::query(&tables, query));
         let answers = answers.collect::<Result<_, _>>()?;
-        Ok(Answers { head: snapshot.head, answers })
+        Ok(Answers { head: view.head, answers })
     }
 
     /// Computes the digest of the newest state from its contents alone, and compares. Reads everything, and takes
@@ -129,9 +205,9 @@ impl StateReader {
     /// # Errors
     /// [`StateError::Damaged`] where they differ, or the store's.
     pub fn verify(&self) -> Result<Head, StateError> {
-        let snapshot = self.0.snapshot()?;
-        let head = snapshot.head;
-        let found = kv::recompute(&snapshot.tables, head.revision)?;
+        let view = self.0.view(|changes, copy| changes.copy_prefix(&Bytes::new(), copy))?;
+        let head = view.head;
+        let found = kv::recompute(&view.tables(), head.revision)?;
         if found != head.state {
             return Err(StateError::Damaged { index: head.executed.index, expected: head.state, found });
         }

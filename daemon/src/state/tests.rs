@@ -11,7 +11,7 @@ use bftd_core::{
     block::{Batch, Executed, Header},
     crypto::Signature,
     ids::{BatchNumber, Epoch, Incarnation, MemberId, Term},
-    kv::{Answer, Expect, Operation, Outcome, Query},
+    kv::{Answer, Expect, Operation, Outcome, Query, ReadTables, Table, WriteTables},
 };
 use bytes::Bytes;
 use redb::StorageBackend;
@@ -188,25 +188,66 @@ fn execution_goes_on_after_a_crash_as_if_there_had_been_none() {
     }
 }
 
-/// redb makes what is left durable when it is dropped, without the buckets: they are made anew.
+/// Drops stores without closing them, and lets checkpoints come by themselves.
 #[test]
-fn a_store_dropped_without_close_is_whole() {
+fn a_dropped_store_is_at_its_last_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
-    let blocks = chain(100, 3);
-    let mut store = StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
-    store.execute(&blocks[..50]).unwrap();
-    store.sync().unwrap();
-    store.execute(&blocks[50..90]).unwrap();
-    let head = store.head();
+    let open = || StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
+    let value = "v".repeat(MAX_BYTES / 10);
+    let mut blocks = chain(100, 3);
+    let mut parent = blocks.last().unwrap().reference();
+    for key in 0..25 {
+        blocks.push(child(parent, &[put(key.to_string(), &value)]));
+        parent = blocks.last().unwrap().reference();
+    }
+    let mut store = open();
+    let mut heads = vec![store.head()];
+    heads.extend(blocks.iter().map(|block| store.execute(std::slice::from_ref(block)).unwrap()[0].head));
+    let last = store.head();
     drop(store);
-    let mut store = StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
-    assert_eq!(store.head(), head);
-    store.execute(&blocks[90..]).unwrap();
-    let reference = Disk::default();
-    let mut reference = reference.open();
-    reference.execute(&blocks).unwrap();
-    assert_eq!(store.head(), reference.head());
+    let mut store = open();
+    let Index(durable) = store.head().executed.index;
+    assert!((110..=120).contains(&durable), "20 of the 25 large values are two checkpoints: {durable}");
+    assert_eq!(store.head(), heads[durable as usize]);
+    store.execute(&blocks[durable as usize..]).unwrap();
+    assert_eq!(store.head(), last);
     store.reader().verify().unwrap();
+}
+
+/// Reads from the file and from memory are merged: the same answers before and after a checkpoint.
+#[test]
+fn answers_are_the_same_before_and_after_a_checkpoint() {
+    let blocks = chain(300, 6);
+    let mut store = Disk::default().open();
+    let reader = store.reader();
+    let list = |prefix: &'static str, start_after: Option<&'static str>, limit| Query::List {
+        prefix: prefix.into(),
+        start_after: start_after.map(Bytes::from),
+        limit,
+        keys_only: false,
+    };
+    let queries = [
+        list("", None, 1000),
+        list("k1", None, 7),
+        list("k1", Some("k11"), 7),
+        Query::Count { prefix: "k".into() },
+        Query::Get { key: "k17".into() },
+        Query::Get { key: "nothing".into() },
+    ];
+    let mut most = 0;
+    for blocks in blocks.chunks(10) {
+        store.execute(blocks).unwrap();
+        let before = reader.query_many(&queries).unwrap();
+        store.reader().verify().unwrap();
+        store.sync().unwrap();
+        assert_eq!(reader.query_many(&queries).unwrap(), before);
+        assert_eq!(Answer::Entry(reader.get(&"k17".into()).unwrap()), before.answers[4]);
+        let [Answer::Listing(all), _, _, Answer::Count(count), ..] = &before.answers[..] else { panic!() };
+        assert_eq!(all.entries.len() as u64, *count);
+        assert!(all.entries.is_sorted_by(|(a, _), (b, _)| a < b));
+        most = most.max(*count);
+    }
+    assert!(most > 20, "{most}");
 }
 
 #[test]
@@ -287,17 +328,20 @@ fn readers_see_whole_blocks_and_everything_executed() {
 fn verify_finds_contents_that_were_changed_behind_its_back() {
     let mut store = Disk::default().open();
     store.execute(&[child(ROOT, &[put("a", "1"), put("b", "2")])]).unwrap();
-    let transaction = begin(store.shared.database(), false).unwrap();
-    let keys: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("keys");
-    let mut table = transaction.open_table(keys).unwrap();
-    let mut entry = table.get(b"a".as_slice()).unwrap().unwrap().value().to_vec();
-    *entry.last_mut().unwrap() = b'9';
-    table.insert(b"a".as_slice(), entry.as_slice()).unwrap();
-    drop(table);
+    store.sync().unwrap();
+    let reader = store.reader();
+    reader.verify().unwrap();
+    let transaction = begin(store.shared.database()).unwrap();
+    let mut tables = Tables::open_for_writing(&transaction).unwrap();
+    let mut stored = tables.read(Table::Keys, b"a", <[u8]>::to_vec).unwrap().unwrap();
+    *stored.last_mut().unwrap() = b'9';
+    tables.put(Table::Keys, b"a", &stored).unwrap();
+    drop(tables);
     transaction.commit().unwrap();
-    store.shared.forget_snapshot();
-    assert_eq!(store.reader().get(b"a").unwrap().unwrap().value, "9");
-    assert!(matches!(store.reader().verify(), Err(StateError::Damaged { .. })));
+    store.execute(&[child(store.head().executed, &[put("c", "3")])]).unwrap();
+    store.sync().unwrap();
+    assert_eq!(reader.get(&"a".into()).unwrap().unwrap().value, "9");
+    assert!(matches!(reader.verify(), Err(StateError::Damaged { .. })));
 }
 
 /// Prints what execution and reading cost: `cargo test --release -p bftd state::tests::measure -- --ignored --nocapture`.
@@ -347,9 +391,9 @@ fn measure() {
         );
     }
     let reader = store.reader();
-    let keys: Vec<_> = (0..200_000).map(|_| key()).collect();
+    let keys: Vec<_> = (0..200_000).map(|_| Bytes::from(key())).collect();
     let start = Instant::now();
-    keys.iter().for_each(|key| assert!(reader.get(key.as_bytes()).unwrap().is_some()));
+    keys.iter().for_each(|key| assert!(reader.get(key).unwrap().is_some()));
     println!("{:.0} gets/s on one thread", keys.len() as f64 / start.elapsed().as_secs_f64());
     let start = Instant::now();
     reader.verify().unwrap();

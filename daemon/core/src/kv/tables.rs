@@ -43,6 +43,23 @@ pub trait ReadTables {
     ) -> Result<(), Self::Error>;
 }
 
+impl<T: ReadTables> ReadTables for &T {
+    type Error = T::Error;
+
+    fn read<R>(&self, table: Table, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, T::Error> {
+        (**self).read(table, key, f)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: Bound<&[u8]>,
+        f: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), T::Error> {
+        (**self).scan(table, from, f)
+    }
+}
+
 /// Changing tables.
 pub trait WriteTables: ReadTables {
     /// Sets the value at a key.
