@@ -1,8 +1,10 @@
 //! The replicated state on disk: the state machine of [`bftd_core::kv`] over redb.
 //!
-//! - Executing changes memory only. What has changed since is written to the file, in order, at a **checkpoint**: one
-//!   durable transaction, in two phases, because peers choose the contents. Checkpoints come after [`MAX_KEYS`]
-//!   changed keys, [`MAX_BYTES`], [`MAX_BLOCKS`] or [`MAX_AGE`], at [`StateStore::sync`] and at [`StateStore::close`].
+//! - Executing changes memory only. What has changed is written to the file, in order, by a **checkpoint**: one
+//!   durable transaction, in two phases, because peers choose the contents. A random change costs a page of the
+//!   file, so many are gathered for one checkpoint; it is written beside execution, by a thread of its own.
+//!   Checkpoints come after [`MAX_KEYS`] changed keys, [`MAX_BYTES`], [`MAX_BLOCKS`] or [`MAX_AGE`], at
+//!   [`StateStore::sync`] and at [`StateStore::close`]. Execution that is a whole checkpoint ahead waits for it.
 //! - So the file always holds the state after some block, whole; after a crash the blocks since are executed again
 //!   from the log.
 //! - An error of the disk is returned once, and **poisons** the store: every later call, of readers too, fails. It
@@ -19,6 +21,7 @@ mod tests;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -36,15 +39,15 @@ use self::{reader::Shared, tables::Tables};
 /// The file in the data directory.
 pub const FILE_NAME: &str = "state.redb";
 /// How many changed keys are kept in memory until a checkpoint; one call of [`StateStore::execute`] may exceed it.
-pub const MAX_KEYS: usize = 8192;
+pub const MAX_KEYS: usize = 65_536;
 /// How many bytes of changes, likewise.
-pub const MAX_BYTES: usize = 4 << 20;
+pub const MAX_BYTES: usize = 24 << 20;
 /// After how many blocks a checkpoint is made: that many are executed again after a crash, at most.
-pub const MAX_BLOCKS: usize = 4096;
+pub const MAX_BLOCKS: usize = 16_384;
 /// How long after the last checkpoint executing makes another.
 pub const MAX_AGE: Duration = Duration::from_secs(5);
 /// What redb keeps in memory, in bytes; at most half of it are pages not written yet.
-const CACHE: usize = 16 << 20;
+const CACHE: usize = 32 << 20;
 
 /// What the file is, beside the state: a name → its value.
 const ABOUT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("about");
@@ -106,6 +109,8 @@ pub struct StateStore {
     /// How many blocks have been executed since the last checkpoint.
     blocks: usize,
     checkpoint: Instant,
+    /// The thread that writes the last checkpoint; at most one.
+    writing: Option<JoinHandle<Result<(), StateError>>>,
 }
 
 impl StateStore {
@@ -138,7 +143,7 @@ impl StateStore {
         drop(tables);
         transaction.commit().map_err(StateError::storage)?;
         let shared = Arc::new(Shared::open(database, machine.head())?);
-        Ok(Self { machine, shared, blocks: 0, checkpoint: Instant::now() })
+        Ok(Self { machine, shared, blocks: 0, checkpoint: Instant::now(), writing: None })
     }
 
     /// How far execution has come.
@@ -167,7 +172,7 @@ impl StateStore {
             let (keys, bytes) = store.shared.changed();
             let due = keys >= MAX_KEYS || bytes >= MAX_BYTES || store.blocks >= MAX_BLOCKS;
             if due || store.checkpoint.elapsed() >= MAX_AGE {
-                store.make_checkpoint()?;
+                store.start_checkpoint()?;
             }
             Ok(outcomes)
         })
@@ -178,7 +183,12 @@ impl StateStore {
     /// # Errors
     /// The disk's: they poison the store.
     pub fn sync(&mut self) -> Result<(), StateError> {
-        self.guard(|store| if store.blocks > 0 { store.make_checkpoint() } else { Ok(()) })
+        self.guard(|store| {
+            if store.blocks > 0 {
+                store.start_checkpoint()?;
+            }
+            store.finish_checkpoint()
+        })
     }
 
     /// Makes everything durable, and closes the file with the last reader. Without it the blocks since the last
@@ -192,6 +202,9 @@ impl StateStore {
 
     /// Refuses to go on after an error.
     fn guard<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, StateError>) -> Result<T, StateError> {
+        if self.writing.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.finish_checkpoint()?;
+        }
         self.shared.check()?;
         let result = f(self);
         match &result {
@@ -201,11 +214,35 @@ impl StateStore {
         result
     }
 
-    fn make_checkpoint(&mut self) -> Result<(), StateError> {
-        self.shared.checkpoint(&mut self.machine)?;
+    fn start_checkpoint(&mut self) -> Result<(), StateError> {
+        self.finish_checkpoint()?;
+        self.shared.freeze(&mut self.machine)?;
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name("checkpoint".into());
+        let writing = thread.spawn(move || shared.write_frozen());
+        self.writing = Some(writing.map_err(|error| StateError::storage(StorageError::Io(error)))?);
         self.blocks = 0;
         self.checkpoint = Instant::now();
         Ok(())
+    }
+
+    /// Waits for the running checkpoint, and says what came of it.
+    fn finish_checkpoint(&mut self) -> Result<(), StateError> {
+        match self.writing.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+impl Drop for StateStore {
+    /// Lets the running checkpoint end, so that the file isn't in use when this returns and readers are gone.
+    fn drop(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            // Its error poisons the store, and what it didn't write is executed again after the next start.
+            let _ = writing.join();
+        }
     }
 }
 

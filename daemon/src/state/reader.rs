@@ -1,7 +1,8 @@
 //! The state that one writer changes and many readers see.
 //!
-//! It is the tables of the last checkpoint, which redb keeps as they were, and the changes since. A reader holds the
-//! lock only while it copies the changes that concern it, so no scan holds up execution.
+//! It is the tables of the last checkpoint, which redb keeps as they were; above them the changes that are being written
+//! by a running checkpoint; and above these the changes since. A reader holds the lock only while it copies the changes
+//! that concern it, so no scan holds up execution.
 
 use std::sync::{
     Arc, PoisonError, RwLock,
@@ -33,9 +34,27 @@ pub(super) struct Shared {
 struct Current {
     /// The tables of the last checkpoint.
     base: Arc<ReadOnlyTables>,
+    /// What the running checkpoint writes; empty while there is none.
+    frozen: Arc<Changes>,
     /// What has changed since.
     changes: Changes,
     head: Head,
+}
+
+impl Current {
+    /// What `f` changes in the tables, and what it returns.
+    fn change<T, E>(
+        &self,
+        f: impl FnOnce(
+            &mut Layered<Layered<Layered<&ReadOnlyTables, &Changes>, &Changes>, Changes>,
+        ) -> Result<T, E>,
+    ) -> Result<(T, Changes), E> {
+        let base = Layered { base: &*self.base, changes: &*self.frozen };
+        let base = Layered { base, changes: &self.changes };
+        let mut tables = Layered { base, changes: Changes::default() };
+        let result = f(&mut tables)?;
+        Ok((result, tables.changes))
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -46,7 +65,8 @@ impl std::fmt::Debug for Shared {
 
 impl Shared {
     pub(super) fn open(database: Database, head: Head) -> Result<Self, StateError> {
-        let current = Current { base: read_only(&database)?, changes: Changes::default(), head };
+        let base = read_only(&database)?;
+        let current = Current { base, frozen: Arc::default(), changes: Changes::default(), head };
         Ok(Self { current: RwLock::new(current), database, poisoned: AtomicBool::new(false) })
     }
 
@@ -75,11 +95,8 @@ impl Shared {
         machine: &mut StateMachine,
         blocks: &[Arc<Block>],
     ) -> Result<Vec<BlockOutcome>, StateError> {
-        let (outcomes, changes) = self.read(|current| {
-            let base = Layered { base: &*current.base, changes: &current.changes };
-            let mut tables = Layered { base, changes: Changes::default() };
-            machine.execute(&mut tables, blocks).map(|outcomes| (outcomes, tables.changes))
-        })?;
+        let (outcomes, changes) =
+            self.read(|current| current.change(|tables| machine.execute(tables, blocks)))?;
         self.write(|current| {
             current.changes.append(changes);
             current.head = machine.head();
@@ -87,20 +104,38 @@ impl Shared {
         Ok(outcomes)
     }
 
-    /// Writes all changes to the file. For the writer only.
-    pub(super) fn checkpoint(&self, machine: &mut StateMachine) -> Result<(), StateError> {
+    /// Sets all changes apart for a checkpoint. For the writer only, while no other checkpoint runs.
+    pub(super) fn freeze(&self, machine: &mut StateMachine) -> Result<(), StateError> {
+        let ((), changes) = self.read(|current| current.change(|tables| machine.save(tables)))?;
+        self.write(|current| {
+            debug_assert_eq!(current.frozen.len(), 0);
+            current.changes.append(changes);
+            current.frozen = Arc::new(std::mem::take(&mut current.changes));
+        });
+        Ok(())
+    }
+
+    /// Writes what was set apart to the file. An error poisons the store.
+    pub(super) fn write_frozen(&self) -> Result<(), StateError> {
+        let result = self.try_write_frozen();
+        if result.is_err() {
+            self.poison();
+        }
+        result
+    }
+
+    fn try_write_frozen(&self) -> Result<(), StateError> {
+        let frozen = self.read(|current| Arc::clone(&current.frozen));
         let transaction = begin(&self.database)?;
         let mut tables = Tables::open_for_writing(&transaction)?;
-        self.read(|current| current.changes.write_to(&mut tables)).map_err(StateError::storage)?;
-        machine.save(&mut tables)?;
+        frozen.write_to(&mut tables).map_err(StateError::storage)?;
         drop(tables);
         transaction.commit().map_err(StateError::storage)?;
         let base = read_only(&self.database)?;
-        let written = self.write(|current| {
+        self.write(|current| {
             current.base = base;
-            std::mem::take(&mut current.changes)
+            current.frozen = Arc::default();
         });
-        drop(written);
         Ok(())
     }
 
@@ -113,10 +148,11 @@ impl Shared {
     }
 
     /// The state now, with those changes that `copy` takes.
-    fn view(&self, copy: impl FnOnce(&Changes, &mut Changes)) -> Result<View, StateError> {
+    fn view(&self, copy: impl Fn(&Changes, &mut Changes)) -> Result<View, StateError> {
         self.check()?;
         Ok(self.read(|current| {
             let mut changes = Changes::default();
+            copy(&current.frozen, &mut changes);
             copy(&current.changes, &mut changes);
             View { base: Arc::clone(&current.base), changes, head: current.head }
         }))

@@ -193,10 +193,10 @@ fn execution_goes_on_after_a_crash_as_if_there_had_been_none() {
 fn a_dropped_store_is_at_its_last_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
     let open = || StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
-    let value = "v".repeat(MAX_BYTES / 10);
+    let value = "v".repeat(bftd_core::limits::MAX_VALUE);
     let mut blocks = chain(100, 3);
     let mut parent = blocks.last().unwrap().reference();
-    for key in 0..25 {
+    for key in 0..60 {
         blocks.push(child(parent, &[put(key.to_string(), &value)]));
         parent = blocks.last().unwrap().reference();
     }
@@ -207,7 +207,7 @@ fn a_dropped_store_is_at_its_last_checkpoint() {
     drop(store);
     let mut store = open();
     let Index(durable) = store.head().executed.index;
-    assert!((110..=120).contains(&durable), "20 of the 25 large values are two checkpoints: {durable}");
+    assert!((140..=148).contains(&durable), "every 24 of the large values make a checkpoint: {durable}");
     assert_eq!(store.head(), heads[durable as usize]);
     store.execute(&blocks[durable as usize..]).unwrap();
     assert_eq!(store.head(), last);
@@ -317,8 +317,8 @@ fn readers_see_whole_blocks_and_everything_executed() {
         let results = store.execute(&[child(store.head().executed, &operations)]).unwrap();
         assert!(results[0].outcomes[0].iter().all(|outcome| matches!(outcome, Outcome::Put { .. })));
         *executed.lock().unwrap() = Index(index);
-        if index % 50 == 0 {
-            store.sync().unwrap();
+        if index % 20 == 0 {
+            store.start_checkpoint().unwrap();
         }
     }
     readers.into_iter().for_each(|reader| reader.join().unwrap());

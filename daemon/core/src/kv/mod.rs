@@ -2,11 +2,11 @@
 //!
 //! Deterministic: the same blocks give the same state, the same answers and the same digest on every member.
 //!
-//! - [`operation`](Operation): what clients ask, and what they are answered.
-//! - [`tables`](ReadTables): the ordered tables that hold the state: in memory here, on disk in the daemon.
-//! - [`machine`](StateMachine): executes blocks, exactly once each, in the order of their indices.
-//! - [`digest`](recompute): the digest of the state's contents, kept up to date change by change.
-//! - [`query`]: reads.
+//! - [operation](Operation): what clients ask, and what they are answered.
+//! - [tables](ReadTables): the ordered tables that hold the state: in memory here, on disk in the daemon.
+//! - [machine](StateMachine): executes blocks, exactly once each, in the order of their indices.
+//! - [digest](recompute): the digest of the state's contents, kept up to date change by change.
+//! - [query](query()): reads.
 
 mod buckets;
 mod digest;
