@@ -1,1 +1,3 @@
-//! 
+//! The daemon of bftd.
+
+pub mod state;

@@ -1,0 +1,384 @@
+//! Executes blocks, exactly once each, in the order of their indices.
+//!
+//! Semantics are etcd's: one revision for the whole store, 1 while it is empty; a request that changes something
+//! raises it by one, whatever number of keys it changes; a delete that finds nothing, a failed expectation and a
+//! refused request don't. A key's version starts at 1 whenever it is created.
+//!
+//! What a transaction of the store must hold together:
+//!
+//! - [`StateMachine::execute`] changes the keys and the record of what has been executed. The transaction that holds
+//!   one holds the other, or a block would be executed twice after a crash.
+//! - [`StateMachine::save`] writes what can also be made anew, the buckets of digests, and the recent states. It
+//!   belongs into every transaction that is made durable. Where it is missing, the next start makes the buckets from
+//!   the keys.
+
+use std::{
+    collections::VecDeque,
+    ops::{Bound, ControlFlow},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Expect, Operation, Outcome, ReadTables, Table, WriteTables,
+    buckets::{Bucket, Buckets},
+    digest::{Tree, bucket_digest, empty_state, entry_digest, gather, key_hash},
+    entry::Stored,
+};
+use crate::{
+    block::{Block, BlockRef, Request},
+    crypto::Digest,
+    ids::Index,
+    limits::REMEMBERED_STATES,
+};
+
+/// In [`Table::Meta`]: the [`Head`].
+const HEAD: &[u8] = b"head";
+/// In [`Table::Meta`]: the index at which the last [`StateMachine::save`] was.
+const SAVED: &[u8] = b"saved";
+/// In [`Table::Meta`]: followed by a slot of two bytes, a recent index and the state after it.
+const RECENT: &[u8] = b"recent";
+/// How many keys of a prefix are deleted at once.
+const DELETE_CHUNK: usize = 1024;
+
+/// How far execution has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The last executed block.
+    pub executed: BlockRef,
+    /// The store's revision after it.
+    pub revision: u64,
+    /// The digest of the state after it.
+    pub state: Digest,
+}
+
+/// What came of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockOutcome {
+    /// How far execution has come with it.
+    pub head: Head,
+    /// What came of each request of each batch, in the block's order.
+    pub outcomes: Vec<Vec<Outcome>>,
+}
+
+/// Why the state can't be read or blocks can't be executed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error<E> {
+    /// The store failed.
+    #[error(transparent)]
+    Tables(#[from] E),
+    /// A block doesn't follow the last executed one. Nothing was changed.
+    #[error("block {found:?} can't be executed after block {executed:?}: it is not its child")]
+    NotNext {
+        /// The block before.
+        executed: BlockRef,
+        /// The block in its place.
+        found: BlockRef,
+    },
+    /// The store holds what was never written to it.
+    #[error(
+        "the state is damaged: {0} is not what was written; restore this member from a snapshot or its log"
+    )]
+    Damaged(&'static str),
+}
+
+/// The state machine over some tables, which hold the state itself.
+///
+/// After an error other than [`Error::NotNext`] neither the machine nor the open transaction are of any use.
+#[derive(Clone, Debug)]
+pub struct StateMachine {
+    head: Head,
+    buckets: Buckets,
+    /// The last states, rising by index; at most [`REMEMBERED_STATES`].
+    recent: VecDeque<(Index, Digest)>,
+    /// How many of them, the newest, are not in the tables.
+    unsaved: usize,
+    /// The entry being written.
+    buffer: Vec<u8>,
+}
+
+/// How far execution has come, by the tables; none before the first block.
+///
+/// # Errors
+/// The store's, or a damaged record.
+pub fn head<T: ReadTables>(tables: &T) -> Result<Option<Head>, Error<T::Error>> {
+    match tables.read(Table::Meta, HEAD, |bytes| postcard::from_bytes(bytes).ok())? {
+        None => Ok(None),
+        Some(head) => head.map(Some).ok_or(Error::Damaged("the record of the last executed block")),
+    }
+}
+
+impl StateMachine {
+    /// The state in the tables. Where they are empty, it is the one after `root`: the genesis, or the block after
+    /// which a cluster starts.
+    ///
+    /// Reads the table of buckets, or, where it is behind, makes it from the keys.
+    ///
+    /// # Errors
+    /// The store's; damaged contents, among them buckets that don't give the recorded digest.
+    pub fn open<T: WriteTables>(tables: &mut T, root: BlockRef) -> Result<Self, Error<T::Error>> {
+        let empty = Head { executed: root, revision: 1, state: empty_state() };
+        let head = head(tables)?.unwrap_or(empty);
+        let saved = tables
+            .read(Table::Meta, SAVED, |bytes| bytes.try_into().map(u64::from_le_bytes).ok())?
+            .map(|saved| saved.ok_or(Error::Damaged("the record of the last save")))
+            .transpose()?;
+        let tree = if saved.map_or(head == empty, |saved| saved == head.executed.index.0) {
+            read_buckets(tables)?
+        } else {
+            rebuild_buckets(tables)?
+        };
+        let mut buckets = Buckets::new(tree);
+        if buckets.state(head.revision) != head.state {
+            return Err(Error::Damaged("the digest of the state"));
+        }
+        let mut machine = Self { head, buckets, recent: VecDeque::new(), unsaved: 0, buffer: Vec::new() };
+        machine.load_recent(tables)?;
+        Ok(machine)
+    }
+
+    /// How far execution has come.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The states after the last indices, rising, the last executed one included: at most
+    /// [`REMEMBERED_STATES`].
+    pub fn recent_digests(&self) -> Vec<(Index, Digest)> {
+        self.recent.iter().copied().collect()
+    }
+
+    /// Executes blocks.
+    ///
+    /// # Errors
+    /// A block that isn't the child of the one before, wherever it stands: then nothing is changed. Else the store's
+    /// errors.
+    pub fn execute<T: WriteTables>(
+        &mut self,
+        tables: &mut T,
+        blocks: &[Arc<Block>],
+    ) -> Result<Vec<BlockOutcome>, Error<T::Error>> {
+        let mut executed = self.head.executed;
+        for block in blocks {
+            let found = block.reference();
+            if found.index != executed.index.next() || block.header().parent != executed.digest {
+                return Err(Error::NotNext { executed, found });
+            }
+            executed = found;
+        }
+        let outcomes =
+            blocks.iter().map(|block| self.execute_one(tables, block)).collect::<Result<_, _>>()?;
+        let head = postcard::to_stdvec(&self.head).expect("encoding into a growing buffer succeeds");
+        tables.put(Table::Meta, HEAD, &head)?;
+        Ok(outcomes)
+    }
+
+    /// Writes what [`StateMachine::execute`] keeps in memory.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn save<T: WriteTables>(&mut self, tables: &mut T) -> Result<(), Error<T::Error>> {
+        self.buckets.write(tables)?;
+        let saved = self.recent.len() - self.unsaved;
+        for (index, state) in self.recent.iter().skip(saved) {
+            let slot = u16::try_from(index.0 % REMEMBERED_STATES as u64).unwrap_or_default();
+            let mut key = RECENT.to_vec();
+            key.extend_from_slice(&slot.to_be_bytes());
+            let mut value = index.0.to_le_bytes().to_vec();
+            value.extend_from_slice(&state.0);
+            tables.put(Table::Meta, &key, &value)?;
+        }
+        self.unsaved = 0;
+        tables.put(Table::Meta, SAVED, &self.head.executed.index.0.to_le_bytes())?;
+        Ok(())
+    }
+
+    fn execute_one<T: WriteTables>(
+        &mut self,
+        tables: &mut T,
+        block: &Block,
+    ) -> Result<BlockOutcome, Error<T::Error>> {
+        let mut outcomes = Vec::with_capacity(block.batches().len());
+        for batch in block.batches() {
+            let requests = batch.requests.iter().map(|request| self.apply(tables, request));
+            outcomes.push(requests.collect::<Result<_, _>>()?);
+        }
+        self.head.executed = block.reference();
+        self.head.state = self.buckets.state(self.head.revision);
+        self.remember(self.head.executed.index, self.head.state);
+        Ok(BlockOutcome { head: self.head, outcomes })
+    }
+
+    fn apply<T: WriteTables>(
+        &mut self,
+        tables: &mut T,
+        request: &Request,
+    ) -> Result<Outcome, Error<T::Error>> {
+        let operation =
+            match Operation::decode(request).and_then(|operation| operation.check().map(|()| operation)) {
+                Ok(operation) => operation,
+                Err(refusal) => return Ok(Outcome::Refused(refusal)),
+            };
+        match operation {
+            Operation::Put { key, value, expect } => self.put(tables, &key, &value, expect),
+            Operation::Delete { key } => {
+                let keys = u64::from(self.delete(tables, &key)?);
+                Ok(self.deleted(keys))
+            }
+            Operation::DeletePrefix { prefix } => {
+                let keys = self.delete_prefix(tables, &prefix)?;
+                Ok(self.deleted(keys))
+            }
+        }
+    }
+
+    fn put<T: WriteTables>(
+        &mut self,
+        tables: &mut T,
+        key: &[u8],
+        value: &[u8],
+        expect: Expect,
+    ) -> Result<Outcome, Error<T::Error>> {
+        let numbers = |old: Stored<'_>| (old.create_revision, old.mod_revision, old.version);
+        let old = tables
+            .read(Table::Keys, key, |bytes| Stored::decode(bytes).map(numbers))?
+            .map(|old| old.ok_or(Error::Damaged("an entry")))
+            .transpose()?;
+        let found = old.map_or(0, |(_, mod_revision, _)| mod_revision);
+        let holds = match expect {
+            Expect::Anything => true,
+            Expect::Absent => old.is_none(),
+            Expect::Revision(revision) => old.is_some() && found == revision,
+        };
+        if !holds {
+            return Ok(Outcome::Mismatch { revision: self.head.revision, found });
+        }
+        self.head.revision += 1;
+        let revision = self.head.revision;
+        let (create_revision, version) =
+            old.map_or((revision, 1), |(created, _, version)| (created, version + 1));
+        Stored { create_revision, mod_revision: revision, version, value }.encode(&mut self.buffer);
+        tables.put(Table::Keys, key, &self.buffer)?;
+        let digest = entry_digest(key, create_revision, revision, version, value);
+        self.buckets.change(tables, &key_hash(key), Some(digest))?;
+        Ok(Outcome::Put { revision })
+    }
+
+    fn delete<T: WriteTables>(&mut self, tables: &mut T, key: &[u8]) -> Result<bool, Error<T::Error>> {
+        let found = tables.remove(Table::Keys, key)?;
+        if found {
+            self.buckets.change(tables, &key_hash(key), None)?;
+        }
+        Ok(found)
+    }
+
+    fn delete_prefix<T: WriteTables>(
+        &mut self,
+        tables: &mut T,
+        prefix: &[u8],
+    ) -> Result<u64, Error<T::Error>> {
+        let mut deleted = 0;
+        loop {
+            let mut keys = Vec::new();
+            tables.scan(Table::Keys, Bound::Included(prefix), |key, _| {
+                if !key.starts_with(prefix) || keys.len() == DELETE_CHUNK {
+                    return ControlFlow::Break(());
+                }
+                keys.push(key.to_vec());
+                ControlFlow::Continue(())
+            })?;
+            for key in &keys {
+                deleted += u64::from(self.delete(tables, key)?);
+            }
+            if keys.len() < DELETE_CHUNK {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    /// The outcome of deleting so many keys, which raises the revision.
+    fn deleted(&mut self, keys: u64) -> Outcome {
+        self.head.revision += u64::from(keys > 0);
+        Outcome::Deleted { revision: self.head.revision, keys }
+    }
+
+    fn remember(&mut self, index: Index, state: Digest) {
+        if self.recent.len() == REMEMBERED_STATES {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((index, state));
+        self.unsaved = (self.unsaved + 1).min(self.recent.len());
+    }
+
+    /// Reads the recent states. Those after the last save are not there, but for the very last.
+    fn load_recent<T: ReadTables>(&mut self, tables: &T) -> Result<(), Error<T::Error>> {
+        let head = self.head;
+        let mut recent = Vec::new();
+        tables.scan(Table::Meta, Bound::Included(RECENT), |key, value| {
+            if !key.starts_with(RECENT) {
+                return ControlFlow::Break(());
+            }
+            if let Some((index, state)) = decode_recent(value) {
+                recent.push((index, state));
+            }
+            ControlFlow::Continue(())
+        })?;
+        recent.retain(|(index, _)| {
+            *index < head.executed.index && head.executed.index.0 - index.0 < REMEMBERED_STATES as u64
+        });
+        recent.sort_unstable();
+        self.unsaved = 0;
+        self.recent = recent.into();
+        self.remember(head.executed.index, head.state);
+        Ok(())
+    }
+}
+
+/// An index and the state after it.
+fn decode_recent(value: &[u8]) -> Option<(Index, Digest)> {
+    let (index, state) = value.split_first_chunk()?;
+    Some((Index(u64::from_le_bytes(*index)), Digest(state.try_into().ok()?)))
+}
+
+/// The tree above the table of buckets.
+fn read_buckets<T: ReadTables>(tables: &T) -> Result<Tree, Error<T::Error>> {
+    let mut changes = Vec::new();
+    let mut damaged = false;
+    tables.scan(Table::Buckets, Bound::Unbounded, |key, packed| match key.try_into() {
+        Ok(number) if Bucket::unpack(packed).is_some() => {
+            changes.push((u16::from_be_bytes(number), bucket_digest(packed)));
+            ControlFlow::Continue(())
+        }
+        _ => {
+            damaged = true;
+            ControlFlow::Break(())
+        }
+    })?;
+    if damaged {
+        return Err(Error::Damaged("a bucket of digests"));
+    }
+    let mut tree = Tree::default();
+    tree.update(&changes);
+    Ok(tree)
+}
+
+/// Makes the table of buckets from the keys, and the tree above it.
+fn rebuild_buckets<T: WriteTables>(tables: &mut T) -> Result<Tree, Error<T::Error>> {
+    let buckets = gather(tables)?;
+    let mut changes = Vec::new();
+    for number in 0..=u16::MAX {
+        match buckets.get(&number) {
+            None => {
+                tables.remove(Table::Buckets, &number.to_be_bytes())?;
+            }
+            Some(bucket) => {
+                tables.put(Table::Buckets, &number.to_be_bytes(), bucket.packed())?;
+                changes.push((number, bucket_digest(bucket.packed())));
+            }
+        }
+    }
+    let mut tree = Tree::default();
+    tree.update(&changes);
+    Ok(tree)
+}

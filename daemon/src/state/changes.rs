@@ -1,0 +1,156 @@
+//! Changes that are in memory only, above tables that don't have them yet.
+
+use std::{
+    borrow::Borrow,
+    collections::BTreeMap,
+    ops::{Bound, ControlFlow},
+};
+
+use bftd_core::kv::{ReadTables, Table, WriteTables};
+use bytes::Bytes;
+
+/// What keys have been set to, or that they were removed.
+type Changed = BTreeMap<Bytes, Option<Bytes>>;
+
+/// Changes to tables, in order. Bounded by whoever gathers them, by [`Changes::len`] and [`Changes::bytes`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct Changes {
+    keys: Changed,
+    buckets: Changed,
+    meta: Changed,
+    bytes: usize,
+}
+
+impl Changes {
+    /// How many keys of the store have changed.
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// How many bytes of keys and values have been put in here: at least as many as there are.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds later changes.
+    pub(super) fn append(&mut self, later: Self) {
+        self.keys.extend(later.keys);
+        self.buckets.extend(later.buckets);
+        self.meta.extend(later.meta);
+        self.bytes += later.bytes;
+    }
+
+    /// Writes all changes, in order.
+    pub(super) fn write_to<T: WriteTables>(&self, tables: &mut T) -> Result<(), T::Error> {
+        for table in [Table::Keys, Table::Buckets, Table::Meta] {
+            for (key, value) in self.table(table) {
+                match value {
+                    Some(value) => tables.put(table, key, value)?,
+                    None => drop(tables.remove(table, key)?),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the change of one key of the store to `to`.
+    pub(super) fn copy_key(&self, key: &Bytes, to: &mut Self) {
+        if let Some(change) = self.keys.get(key) {
+            to.keys.insert(key.clone(), change.clone());
+        }
+    }
+
+    /// Copies the changes of keys of the store that begin with a prefix to `to`.
+    pub(super) fn copy_prefix(&self, prefix: &Bytes, to: &mut Self) {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let range = self.keys.range::<Bytes, _>(from).take_while(|(key, _)| key.starts_with(prefix));
+        to.keys.extend(range.map(|(key, change)| (key.clone(), change.clone())));
+    }
+
+    fn table(&self, table: Table) -> &Changed {
+        match table {
+            Table::Keys => &self.keys,
+            Table::Buckets => &self.buckets,
+            Table::Meta => &self.meta,
+        }
+    }
+
+    fn set(&mut self, table: Table, key: &[u8], change: Option<&[u8]>) {
+        self.bytes += key.len() + change.map_or(0, <[u8]>::len);
+        let change = change.map(Bytes::copy_from_slice);
+        let table = match table {
+            Table::Keys => &mut self.keys,
+            Table::Buckets => &mut self.buckets,
+            Table::Meta => &mut self.meta,
+        };
+        table.insert(Bytes::copy_from_slice(key), change);
+    }
+}
+
+/// Tables as they are with changes applied.
+#[derive(Debug)]
+pub(super) struct Layered<B, C> {
+    pub(super) base: B,
+    pub(super) changes: C,
+}
+
+impl<B: ReadTables, C: Borrow<Changes>> ReadTables for Layered<B, C> {
+    type Error = B::Error;
+
+    fn read<R>(&self, table: Table, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, B::Error> {
+        match self.changes.borrow().table(table).get(key) {
+            Some(change) => Ok(change.as_deref().map(f)),
+            None => self.base.read(table, key, f),
+        }
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: Bound<&[u8]>,
+        mut f: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), B::Error> {
+        let changes = self.changes.borrow().table(table).range::<[u8], _>((from, Bound::Unbounded));
+        let mut changes = changes.peekable();
+        let mut flow = ControlFlow::Continue(());
+        self.base.scan(table, from, |key, value| {
+            while let Some((changed, change)) = changes.next_if(|(changed, _)| changed.as_ref() < key) {
+                if let Some(value) = change {
+                    flow = f(changed, value);
+                    flow?;
+                }
+            }
+            flow = match changes.next_if(|(changed, _)| changed.as_ref() == key) {
+                None => f(key, value),
+                Some((_, Some(value))) => f(key, value),
+                Some((_, None)) => ControlFlow::Continue(()),
+            };
+            flow
+        })?;
+        if flow.is_continue() {
+            for (key, change) in changes {
+                if let Some(value) = change
+                    && f(key, value).is_break()
+                {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<B: ReadTables> WriteTables for Layered<B, Changes> {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), B::Error> {
+        self.changes.set(table, key, Some(value));
+        Ok(())
+    }
+
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<bool, B::Error> {
+        let found = self.read(table, key, |_| ())?.is_some();
+        if found {
+            self.changes.set(table, key, None);
+        }
+        Ok(found)
+    }
+}

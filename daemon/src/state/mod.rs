@@ -1,0 +1,274 @@
+//! The replicated state on disk: the state machine of [`bftd_core::kv`] over redb.
+//!
+//! - Executing changes memory only. What has changed is written to the file, in order, by a **checkpoint**: one
+//!   durable transaction, in two phases, because peers choose the contents. A random change costs a page of the
+//!   file, so many are gathered for one checkpoint; it is written beside execution, by a thread of its own.
+//!   Checkpoints come after [`MAX_KEYS`] changed keys, [`MAX_BYTES`], [`MAX_BLOCKS`] or [`MAX_AGE`], at
+//!   [`StateStore::sync`] and at [`StateStore::close`]. Execution that is a whole checkpoint ahead waits for it.
+//! - So the file always holds the state after some block, whole; after a crash the blocks since are executed again
+//!   from the log.
+//! - An error of the disk is returned once, and **poisons** the store: every later call, of readers too, fails. It
+//!   is never tried again, because after a failed sync nobody knows what is on the disk.
+//! - Reads run beside execution ([`StateReader`]). They see whole calls of [`StateStore::execute`] only, and every one
+//!   that has returned.
+
+mod changes;
+mod reader;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use bftd_core::{
+    block::{Block, BlockRef},
+    crypto::{ClusterId, Digest},
+    ids::Index,
+    kv::{self, BlockOutcome, Head, StateMachine},
+};
+use redb::{Database, ReadableTable, StorageError, TableDefinition, WriteTransaction};
+
+pub use self::reader::{Answers, StateReader};
+use self::{reader::Shared, tables::Tables};
+
+/// The file in the data directory.
+pub const FILE_NAME: &str = "state.redb";
+/// How many changed keys are kept in memory until a checkpoint; one call of [`StateStore::execute`] may exceed it.
+pub const MAX_KEYS: usize = 65_536;
+/// How many bytes of changes, likewise.
+pub const MAX_BYTES: usize = 24 << 20;
+/// After how many blocks a checkpoint is made: that many are executed again after a crash, at most.
+pub const MAX_BLOCKS: usize = 16_384;
+/// How long after the last checkpoint executing makes another.
+pub const MAX_AGE: Duration = Duration::from_secs(5);
+/// What redb keeps in memory, in bytes; at most half of it are pages not written yet.
+const CACHE: usize = 32 << 20;
+
+/// What the file is, beside the state: a name → its value.
+const ABOUT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("about");
+/// In [`ABOUT`]: the id of the cluster.
+const CLUSTER: &str = "cluster";
+
+/// Why the state can't be opened, read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another process has the file open.
+    #[error("{} is in use by another process: only one bftd can run on a data directory", .0.display())]
+    InUse(PathBuf),
+    /// The data directory is not this cluster's.
+    #[error(
+        "data directory {} belongs to cluster {found}, not {expected}: use the genesis of that cluster, or another \
+         data directory",
+        .directory.display()
+    )]
+    OtherCluster {
+        /// The directory.
+        directory: PathBuf,
+        /// Whose it is.
+        found: ClusterId,
+        /// Whose it should be.
+        expected: ClusterId,
+    },
+    /// The disk or redb failed.
+    #[error("the state store failed: {0}")]
+    Storage(#[from] Box<redb::Error>),
+    /// The state machine could not execute or read.
+    #[error(transparent)]
+    Execution(#[from] kv::Error<StorageError>),
+    /// The contents don't give the digest that was certified for them.
+    #[error("the state after index {index} is damaged: its contents give the digest {found}, not {expected}")]
+    Damaged {
+        /// The last executed index.
+        index: Index,
+        /// The digest recorded.
+        expected: Digest,
+        /// The digest of the contents.
+        found: Digest,
+    },
+    /// An earlier call failed.
+    #[error("the state store has failed before, and does nothing more; restart the daemon")]
+    Poisoned,
+}
+
+impl StateError {
+    fn storage(error: impl Into<redb::Error>) -> Self {
+        Self::Storage(Box::new(error.into()))
+    }
+}
+
+/// The state, open for execution. There is one per data directory.
+#[derive(Debug)]
+pub struct StateStore {
+    machine: StateMachine,
+    shared: Arc<Shared>,
+    /// How many blocks have been executed since the last checkpoint.
+    blocks: usize,
+    checkpoint: Instant,
+    /// The thread that writes the last checkpoint; at most one.
+    writing: Option<JoinHandle<Result<(), StateError>>>,
+}
+
+impl StateStore {
+    /// Opens the state in a data directory, or creates it: the empty state after `root`.
+    ///
+    /// After a crash this takes no longer than after [`StateStore::close`].
+    ///
+    /// # Errors
+    /// The file is in use, another cluster's, damaged, or unreadable.
+    pub fn open(directory: &Path, cluster: ClusterId, root: BlockRef) -> Result<Self, StateError> {
+        let path = directory.join(FILE_NAME);
+        let database = match Database::builder().set_cache_size(CACHE).create(&path) {
+            Ok(database) => database,
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StateError::InUse(path)),
+            Err(error) => return Err(StateError::storage(error)),
+        };
+        Self::open_database(database, directory, cluster, root)
+    }
+
+    fn open_database(
+        database: Database,
+        directory: &Path,
+        cluster: ClusterId,
+        root: BlockRef,
+    ) -> Result<Self, StateError> {
+        let transaction = begin(&database)?;
+        claim(&transaction, directory, cluster)?;
+        let mut tables = Tables::open_for_writing(&transaction)?;
+        let machine = StateMachine::open(&mut tables, root)?;
+        drop(tables);
+        transaction.commit().map_err(StateError::storage)?;
+        let shared = Arc::new(Shared::open(database, machine.head())?);
+        Ok(Self { machine, shared, blocks: 0, checkpoint: Instant::now(), writing: None })
+    }
+
+    /// How far execution has come.
+    pub fn head(&self) -> Head {
+        self.machine.head()
+    }
+
+    /// The states after the last indices, rising: see [`StateMachine::recent_digests`].
+    pub fn recent_digests(&self) -> Vec<(Index, Digest)> {
+        self.machine.recent_digests()
+    }
+
+    /// For reading from other threads.
+    pub fn reader(&self) -> StateReader {
+        StateReader::new(Arc::clone(&self.shared))
+    }
+
+    /// Executes blocks. Readers see either none or all of them.
+    ///
+    /// # Errors
+    /// A block that is not the child of the one before: nothing is changed. Any other error poisons the store.
+    pub fn execute(&mut self, blocks: &[Arc<Block>]) -> Result<Vec<BlockOutcome>, StateError> {
+        self.guard(|store| {
+            let outcomes = store.shared.execute(&mut store.machine, blocks)?;
+            store.blocks += blocks.len();
+            let (keys, bytes) = store.shared.changed();
+            let due = keys >= MAX_KEYS || bytes >= MAX_BYTES || store.blocks >= MAX_BLOCKS;
+            if due || store.checkpoint.elapsed() >= MAX_AGE {
+                store.start_checkpoint()?;
+            }
+            Ok(outcomes)
+        })
+    }
+
+    /// Makes durable what has been executed. Costs nothing where it already is.
+    ///
+    /// # Errors
+    /// The disk's: they poison the store.
+    pub fn sync(&mut self) -> Result<(), StateError> {
+        self.guard(|store| {
+            if store.blocks > 0 {
+                store.start_checkpoint()?;
+            }
+            store.finish_checkpoint()
+        })
+    }
+
+    /// Makes everything durable, and closes the file with the last reader. Without it the blocks since the last
+    /// checkpoint are executed again after the next start.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn close(mut self) -> Result<(), StateError> {
+        self.sync()
+    }
+
+    /// Refuses to go on after an error.
+    fn guard<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, StateError>) -> Result<T, StateError> {
+        if self.writing.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.finish_checkpoint()?;
+        }
+        self.shared.check()?;
+        let result = f(self);
+        match &result {
+            Ok(_) | Err(StateError::Execution(kv::Error::NotNext { .. })) => {}
+            Err(_) => self.shared.poison(),
+        }
+        result
+    }
+
+    fn start_checkpoint(&mut self) -> Result<(), StateError> {
+        self.finish_checkpoint()?;
+        self.shared.freeze(&mut self.machine)?;
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name("checkpoint".into());
+        let writing = thread.spawn(move || shared.write_frozen());
+        self.writing = Some(writing.map_err(|error| StateError::storage(StorageError::Io(error)))?);
+        self.blocks = 0;
+        self.checkpoint = Instant::now();
+        Ok(())
+    }
+
+    /// Waits for the running checkpoint, and says what came of it.
+    fn finish_checkpoint(&mut self) -> Result<(), StateError> {
+        match self.writing.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+impl Drop for StateStore {
+    /// Lets the running checkpoint end, so that the file isn't in use when this returns and readers are gone.
+    fn drop(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            // Its error poisons the store, and what it didn't write is executed again after the next start.
+            let _ = writing.join();
+        }
+    }
+}
+
+/// A durable transaction.
+fn begin(database: &Database) -> Result<WriteTransaction, StateError> {
+    let mut transaction = database.begin_write().map_err(StateError::storage)?;
+    // Saves redb's free list too, so that opening after a crash needs no pass over the whole file. Implies a commit in
+    // two phases.
+    transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
+/// Checks whose file this is, or makes a new one this cluster's.
+fn claim(transaction: &WriteTransaction, directory: &Path, expected: ClusterId) -> Result<(), StateError> {
+    let mut about = transaction.open_table(ABOUT).map_err(StateError::storage)?;
+    let found = about
+        .get(CLUSTER)
+        .map_err(StateError::storage)?
+        .map(|id| id.value().try_into().map(|id| ClusterId(Digest(id))));
+    match found {
+        None => {
+            about.insert(CLUSTER, expected.0.0.as_slice()).map_err(StateError::storage)?;
+            Ok(())
+        }
+        Some(Ok(found)) if found == expected => Ok(()),
+        Some(Ok(found)) => Err(StateError::OtherCluster { directory: directory.to_owned(), found, expected }),
+        Some(Err(_)) => Err(kv::Error::Damaged("the record of the cluster's id").into()),
+    }
+}

@@ -1,0 +1,252 @@
+//! The state that one writer changes and many readers see.
+//!
+//! It is the tables of the last checkpoint, which redb keeps as they were; above them the changes that are being written
+//! by a running checkpoint; and above these the changes since. A reader holds the lock only while it copies the changes
+//! that concern it, so no scan holds up execution.
+
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use bftd_core::{
+    block::Block,
+    kv::{self, Answer, BlockOutcome, Entry, Head, Query, StateMachine},
+};
+use bytes::Bytes;
+use redb::{Database, ReadableDatabase};
+
+use super::{
+    StateError, begin,
+    changes::{Changes, Layered},
+    tables::{ReadOnlyTables, Tables},
+};
+
+/// What the writer and the readers share.
+pub(super) struct Shared {
+    // Before the database: dropped first.
+    current: RwLock<Current>,
+    database: Database,
+    poisoned: AtomicBool,
+}
+
+/// The state now.
+struct Current {
+    /// The tables of the last checkpoint.
+    base: Arc<ReadOnlyTables>,
+    /// What the running checkpoint writes; empty while there is none.
+    frozen: Arc<Changes>,
+    /// What has changed since.
+    changes: Changes,
+    head: Head,
+}
+
+impl Current {
+    /// What `f` changes in the tables, and what it returns.
+    fn change<T, E>(
+        &self,
+        f: impl FnOnce(
+            &mut Layered<Layered<Layered<&ReadOnlyTables, &Changes>, &Changes>, Changes>,
+        ) -> Result<T, E>,
+    ) -> Result<(T, Changes), E> {
+        let base = Layered { base: &*self.base, changes: &*self.frozen };
+        let base = Layered { base, changes: &self.changes };
+        let mut tables = Layered { base, changes: Changes::default() };
+        let result = f(&mut tables)?;
+        Ok((result, tables.changes))
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("poisoned", &self.poisoned).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn open(database: Database, head: Head) -> Result<Self, StateError> {
+        let base = read_only(&database)?;
+        let current = Current { base, frozen: Arc::default(), changes: Changes::default(), head };
+        Ok(Self { current: RwLock::new(current), database, poisoned: AtomicBool::new(false) })
+    }
+
+    #[cfg(test)]
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Fails if the store has failed.
+    pub(super) fn check(&self) -> Result<(), StateError> {
+        if self.poisoned.load(Ordering::Acquire) { Err(StateError::Poisoned) } else { Ok(()) }
+    }
+
+    pub(super) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    /// How many keys, and bytes, have changed since the last checkpoint.
+    pub(super) fn changed(&self) -> (usize, usize) {
+        self.read(|current| (current.changes.len(), current.changes.bytes()))
+    }
+
+    /// Executes blocks in memory. For the writer only.
+    pub(super) fn execute(
+        &self,
+        machine: &mut StateMachine,
+        blocks: &[Arc<Block>],
+    ) -> Result<Vec<BlockOutcome>, StateError> {
+        let (outcomes, changes) =
+            self.read(|current| current.change(|tables| machine.execute(tables, blocks)))?;
+        self.write(|current| {
+            current.changes.append(changes);
+            current.head = machine.head();
+        });
+        Ok(outcomes)
+    }
+
+    /// Sets all changes apart for a checkpoint. For the writer only, while no other checkpoint runs.
+    pub(super) fn freeze(&self, machine: &mut StateMachine) -> Result<(), StateError> {
+        let ((), changes) = self.read(|current| current.change(|tables| machine.save(tables)))?;
+        self.write(|current| {
+            debug_assert_eq!(current.frozen.len(), 0);
+            current.changes.append(changes);
+            current.frozen = Arc::new(std::mem::take(&mut current.changes));
+        });
+        Ok(())
+    }
+
+    /// Writes what was set apart to the file. An error poisons the store.
+    pub(super) fn write_frozen(&self) -> Result<(), StateError> {
+        let result = self.try_write_frozen();
+        if result.is_err() {
+            self.poison();
+        }
+        result
+    }
+
+    fn try_write_frozen(&self) -> Result<(), StateError> {
+        let frozen = self.read(|current| Arc::clone(&current.frozen));
+        let transaction = begin(&self.database)?;
+        let mut tables = Tables::open_for_writing(&transaction)?;
+        frozen.write_to(&mut tables).map_err(StateError::storage)?;
+        drop(tables);
+        transaction.commit().map_err(StateError::storage)?;
+        let base = read_only(&self.database)?;
+        self.write(|current| {
+            current.base = base;
+            current.frozen = Arc::default();
+        });
+        Ok(())
+    }
+
+    fn read<T>(&self, f: impl FnOnce(&Current) -> T) -> T {
+        f(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, f: impl FnOnce(&mut Current) -> T) -> T {
+        f(&mut self.current.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The state now, with those changes that `copy` takes.
+    fn view(&self, copy: impl Fn(&Changes, &mut Changes)) -> Result<View, StateError> {
+        self.check()?;
+        Ok(self.read(|current| {
+            let mut changes = Changes::default();
+            copy(&current.frozen, &mut changes);
+            copy(&current.changes, &mut changes);
+            View { base: Arc::clone(&current.base), changes, head: current.head }
+        }))
+    }
+}
+
+/// The tables as they are in the file.
+fn read_only(database: &Database) -> Result<Arc<ReadOnlyTables>, StateError> {
+    let transaction = database.begin_read().map_err(StateError::storage)?;
+    Ok(Arc::new(Tables::open_for_reading(&transaction)?))
+}
+
+/// A state, as far as some queries need it.
+struct View {
+    base: Arc<ReadOnlyTables>,
+    changes: Changes,
+    head: Head,
+}
+
+impl View {
+    fn tables(&self) -> Layered<&ReadOnlyTables, &Changes> {
+        Layered { base: &self.base, changes: &self.changes }
+    }
+}
+
+/// Answers to queries, all from one state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// The state that they are from.
+    pub head: Head,
+    /// One answer a query.
+    pub answers: Vec<Answer>,
+}
+
+/// Reads the state while blocks are executed. Cheap to clone, and usable from any thread.
+///
+/// Errors of reading don't poison the store, but say that the disk is failing: the daemon should stop.
+#[derive(Clone, Debug)]
+pub struct StateReader(Arc<Shared>);
+
+impl StateReader {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    /// How far execution has come.
+    ///
+    /// # Errors
+    /// [`StateError::Poisoned`].
+    pub fn head(&self) -> Result<Head, StateError> {
+        self.0.check()?;
+        Ok(self.0.read(|current| current.head))
+    }
+
+    /// One key's entry.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn get(&self, key: &Bytes) -> Result<Option<Entry>, StateError> {
+        let view = self.0.view(|changes, copy| changes.copy_key(key, copy))?;
+        Ok(kv::get(&view.tables(), key)?)
+    }
+
+    /// Answers queries from one state.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn query_many(&self, queries: &[Query]) -> Result<Answers, StateError> {
+        let view = self.0.view(|changes, copy| {
+            for query in queries {
+                match query {
+                    Query::Get { key } => changes.copy_key(key, copy),
+                    Query::List { prefix, .. } | Query::Count { prefix } => changes.copy_prefix(prefix, copy),
+                }
+            }
+        })?;
+        let tables = view.tables();
+        let answers = queries.iter().map(|query| kv::query(&tables, query));
+        let answers = answers.collect::<Result<_, _>>()?;
+        Ok(Answers { head: view.head, answers })
+    }
+
+    /// Computes the digest of the newest state from its contents alone, and compares. Reads everything, and takes
+    /// some 100 bytes of memory a key; until it ends, redb can't use freed pages again.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`] where they differ, or the store's.
+    pub fn verify(&self) -> Result<Head, StateError> {
+        let view = self.0.view(|changes, copy| changes.copy_prefix(&Bytes::new(), copy))?;
+        let head = view.head;
+        let found = kv::recompute(&view.tables(), head.revision)?;
+        if found != head.state {
+            return Err(StateError::Damaged { index: head.executed.index, expected: head.state, found });
+        }
+        Ok(head)
+    }
+}
