@@ -1,1 +1,3 @@
-//! 
+//! The daemon of a Byzantine fault-tolerant key-value store.
+
+pub mod store;
