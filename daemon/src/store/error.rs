@@ -43,9 +43,9 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
         /// Whose it is.
-        found: Cluster,
+        found: Box<Cluster>,
         /// Who wants it.
-        wanted: Cluster,
+        wanted: Box<Cluster>,
     },
     /// A newer program wrote it.
     #[error("{} has format version {found}, and this program knows versions up to {known}; install a newer bftd",

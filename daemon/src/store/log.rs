@@ -33,11 +33,13 @@ use super::{
     codec,
     dir::{Cluster, DataDir, FORMAT},
     error::StoreError,
+    prefill::Prefilled,
     reader::{self, LogReader},
 };
 
-/// How many bytes of the file redb may cache.
-const CACHE: usize = 8 << 20;
+/// How many bytes of the file redb may cache, beneath which the operating system caches as well. More gains nothing: the
+/// writer appends, and readers mostly want what was written last.
+const CACHE: usize = 4 << 20;
 
 pub(super) type BlockKey = (u64, &'static [u8; 32]);
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -107,7 +109,9 @@ impl LogStore {
 
     /// Makes an empty file an empty log, durably.
     pub(super) fn create(backend: impl StorageBackend, cluster: &Cluster) -> Result<(), StoreError> {
-        let database = Database::builder().set_cache_size(CACHE).create_with_backend(backend)?;
+        let database = Database::builder()
+            .set_cache_size(CACHE)
+            .create_with_backend(Prefilled::new(backend).map_err(redb::StorageError::from)?)?;
         let transaction = begin(&database)?;
         {
             let mut table = transaction.open_table(META)?;
@@ -131,7 +135,7 @@ impl LogStore {
             .set_repair_callback(|repair| {
                 tracing::info!(progress = repair.progress(), "checking the log after a crash")
             })
-            .create_with_backend(backend)?;
+            .create_with_backend(Prefilled::new(backend).map_err(redb::StorageError::from)?)?;
         let mut store = Self {
             database: Arc::new(database),
             committed: (Index(0), cluster.id.0),
@@ -341,5 +345,9 @@ fn required<T: DeserializeOwned>(
 }
 
 fn other_cluster(path: &Path, found: &Cluster, wanted: &Cluster) -> StoreError {
-    StoreError::OtherCluster { path: path.to_owned(), found: found.clone(), wanted: wanted.clone() }
+    StoreError::OtherCluster {
+        path: path.to_owned(),
+        found: Box::new(found.clone()),
+        wanted: Box::new(wanted.clone()),
+    }
 }

@@ -21,6 +21,7 @@ mod codec;
 mod dir;
 mod error;
 mod log;
+mod prefill;
 mod reader;
 mod writer;
 

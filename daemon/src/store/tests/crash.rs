@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::{
     disk::{Disk, Failure, Loss},
-    script::{Expected, Random, Script, cluster},
+    script::{Expected, Random, Script, block, cluster, committed, root},
 };
 use crate::store::{LogStore, StoreError};
-use bftd_core::durable::Record;
+use bftd_core::{durable::Record, ids::Term};
 
 /// How much may be lost in a cut, and how often a chance is taken.
 const LOSSES: [(Loss, usize); 5] =
@@ -171,43 +171,86 @@ fn the_crash_test_finds_acknowledgements_before_the_last_sync() {
     println!("found: {error}");
 }
 
+/// Runs the groups on a failing disk. What was acknowledged must be there in the end, whatever was lost.
+fn fail(run: &Recorded, initial: Disk, failure: Failure) -> Disk {
+    let context = format!("{failure:?}");
+    let disk = initial.failing(failure);
+    let mut acknowledged = 0;
+    if let Ok(mut store) = open(&disk) {
+        let mut groups = run.groups.iter();
+        let error = groups.find_map(|group| match store.append(group) {
+            Ok(()) => {
+                acknowledged += 1;
+                None
+            }
+            Err(error) => Some(error),
+        });
+        if let Some(error) = error {
+            assert!(matches!(error, StoreError::Database(_)), "{error}, {context}");
+            let asked = disk.asked();
+            for group in groups {
+                assert!(matches!(store.append(group), Err(StoreError::Poisoned)), "{context}");
+            }
+            drop(store);
+            assert_eq!(disk.asked(), asked, "nothing is tried after an error, {context}");
+        }
+    }
+    for (loss, seed) in [(Loss::All, 0), (Loss::Nothing, 0), (Loss::Sectors, 1)] {
+        let rest = Disk::new(disk.after_cut(disk.operations(), loss, &mut Random(seed)));
+        let (store, held) = run.reopen(&rest, acknowledged, &format!("{context}, {loss:?}")).unwrap();
+        run.expected[held].assert_is(&store, 7, &context);
+    }
+    disk
+}
+
 #[test]
 fn a_disk_that_fails_at_any_operation_ends_the_log_without_a_false_acknowledgement() {
     let run = record(Disk::with_log(), 40);
-    let mut failures = 0;
-    for at in 0..*run.acknowledged.last().unwrap() {
+    let last = *run.acknowledged.last().unwrap();
+    assert!(last > 200, "{last}");
+    for at in 0..last {
         for failure in [Failure::Once(at), Failure::From(at)] {
-            let context = format!("{failure:?}");
-            let disk = Disk::with_log().failing(failure);
-            let mut acknowledged = 0;
-            if let Ok(mut store) = open(&disk) {
-                let mut groups = run.groups.iter();
-                let error = loop {
-                    match store.append(groups.next().unwrap()) {
-                        Ok(()) => acknowledged += 1,
-                        Err(error) => break error,
-                    }
-                };
-                assert!(matches!(error, StoreError::Database(_)), "{error}, {context}");
-                let asked = disk.asked();
-                for group in groups {
-                    assert!(matches!(store.append(group), Err(StoreError::Poisoned)), "{context}");
-                }
-                drop(store);
-                assert_eq!(
-                    (disk.asked(), disk.failed()),
-                    (asked, 1),
-                    "nothing is tried after a failure, {context}"
-                );
-            }
-            assert_eq!(disk.asked(), at + 1, "a failure is noticed at once, {context}");
-            failures += 1;
-            for (loss, seed) in [(Loss::All, 0), (Loss::Nothing, 0), (Loss::Sectors, 1), (Loss::Sectors, 2)] {
-                let rest = Disk::new(disk.after_cut(disk.operations(), loss, &mut Random(seed)));
-                let (store, held) = run.reopen(&rest, acknowledged, &format!("{context}, {loss:?}")).unwrap();
-                run.expected[held].assert_is(&store, 7, &context);
-            }
+            let disk = fail(&run, Disk::with_log(), failure);
+            assert_eq!((disk.asked(), disk.failed()), (at + 1, 1), "noticed at once, {failure:?}");
         }
     }
-    assert!(failures > 400, "{failures}");
+}
+
+/// With a cache smaller than a group, pages leave it before the commit.
+fn record_large() -> Recorded {
+    let mut random = Random(4);
+    let mut parent = root();
+    let disk = Disk::with_log();
+    let mut store = open(&disk).unwrap();
+    let (mut groups, mut expected, mut acknowledged) = (Vec::new(), vec![Expected::default()], Vec::new());
+    for _ in 0..2 {
+        let mut group = Vec::new();
+        for _ in 0..4 {
+            let block = block(parent, Term(0), &[1_000_000], &mut random);
+            parent = block.reference();
+            group.extend([Record::Block(block.clone()), committed(&block, &mut random)]);
+        }
+        store.append(&group).unwrap();
+        acknowledged.push(disk.operations());
+        let mut next = expected.last().cloned().unwrap();
+        next.apply(&group);
+        expected.push(next);
+        groups.push(group);
+    }
+    Recorded { disk, groups, expected, acknowledged }
+}
+
+#[test]
+fn groups_larger_than_the_cache_are_whole_too() {
+    let run = record_large();
+    println!("{} operations", run.disk.operations());
+    for cut in 0..=run.disk.operations() {
+        let context = format!("cut at {cut}");
+        let disk = Disk::new(run.disk.after_cut(cut, Loss::Sectors, &mut Random(cut as u64)));
+        let (store, held) = run.reopen(&disk, run.acknowledged_at(cut), &context).unwrap();
+        run.expected[held].assert_is(&store, 7, &context);
+    }
+    for at in (0..*run.acknowledged.last().unwrap()).step_by(3) {
+        fail(&run, Disk::with_log(), Failure::Once(at));
+    }
 }
