@@ -1,3 +1,4 @@
-//! The daemon of bftd.
+//! The daemon: one member of a cluster, on real disks and sockets.
 
 pub mod state;
+pub mod store;
