@@ -1,0 +1,243 @@
+//! What crosses the admin socket.
+//!
+//! Both sides first send a [`Greeting`]. After it the client sends [`Request`]s, each in a [`Call`] with a number of
+//! the client's choice, and the daemon answers each with a [`Reply`] of that number, in any order. Every item is a
+//! frame: its length as four bytes, little-endian, then the item in postcard's encoding.
+
+use bftd_core::{
+    kv::{Entry, Listing, Operation, Outcome, Query, Refusal},
+    protocol::Protocol,
+};
+use serde::{Deserialize, Serialize};
+
+/// The largest frame in bytes, either way.
+pub const MAX_FRAME: usize = 16 << 20;
+/// The version of this protocol: both sides must speak the same.
+pub const VERSION: u32 = 1;
+/// What every greeting begins with.
+pub const MAGIC: [u8; 8] = *b"bftdctl\0";
+
+/// The first frame of either side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    /// [`MAGIC`].
+    pub magic: [u8; 8],
+    /// [`VERSION`].
+    pub version: u32,
+    /// The program's version, for people.
+    pub software: String,
+}
+
+/// A numbered request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Unique among the calls in flight on a connection.
+    pub id: u64,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// The answer to a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The call's number.
+    pub id: u64,
+    /// The answer.
+    pub response: Response,
+}
+
+/// What a client asks of its daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Decide and execute a change.
+    Execute(Operation),
+    /// Look something up.
+    Query {
+        /// What.
+        query: Query,
+        /// How fresh the answer must be.
+        consistency: Consistency,
+    },
+    /// How the cluster is.
+    Status,
+}
+
+/// How fresh an answer must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Consistency {
+    /// It reflects every change that was acknowledged to anybody before the question.
+    #[default]
+    Linearizable,
+    /// It reflects some state that the cluster was in: what this daemon has executed.
+    Local,
+}
+
+/// A daemon's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// To [`Request::Execute`]: it is committed and executed.
+    Executed {
+        /// What came of it.
+        outcome: Outcome,
+        /// The index of its block.
+        index: u64,
+        /// The term of its block.
+        term: u64,
+    },
+    /// To a query for one key.
+    Found {
+        /// The entry, if the key exists.
+        entry: Option<Entry>,
+        /// The store's revision, and the index of the last executed block.
+        at: At,
+    },
+    /// To a query for a list.
+    Listed {
+        /// The keys.
+        listing: Listing,
+        /// What it was answered from.
+        at: At,
+    },
+    /// To a query for a number.
+    Counted {
+        /// How many keys.
+        count: u64,
+        /// What it was answered from.
+        at: At,
+    },
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// The daemon could not do it.
+    Failed(Failure),
+}
+
+/// The state that a query was answered from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct At {
+    /// The store's revision.
+    pub revision: u64,
+    /// The index of the last executed block.
+    pub index: u64,
+    /// How long ago that block was executed here, in milliseconds: how old a local answer may be.
+    pub age_ms: u64,
+}
+
+/// Why a daemon could not do what was asked. Unless it says otherwise nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Failure {
+    /// Its queue is full.
+    #[error("the daemon is busy: its queue is full")]
+    Busy,
+    /// Too few members can be reached. Nothing was sent.
+    #[error("no quorum: {reachable} of {n} members are reachable, {needed} are needed")]
+    NoQuorum {
+        /// How many are, this one included.
+        reachable: u64,
+        /// Of how many.
+        n: u64,
+        /// How many are needed.
+        needed: u64,
+    },
+    /// The request is out of bounds.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The caller may not do it.
+    #[error("denied: {0}")]
+    Denied(String),
+    /// The daemon belongs to no cluster yet.
+    #[error("this daemon belongs to no cluster yet")]
+    Uninitialised,
+    /// The daemon is stopping; what was sent may or may not happen.
+    #[error("the daemon is stopping; the request may or may not take effect")]
+    Stopping,
+    /// Its disk or its program fails.
+    #[error("the daemon failed: {0}")]
+    Internal(String),
+}
+
+/// The cluster as one daemon sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The cluster.
+    pub cluster: ClusterStatus,
+    /// The id of the daemon that answers.
+    pub me: u8,
+    /// Every member, in the order of their ids.
+    pub members: Vec<MemberStatus>,
+    /// What an operator could do, a sentence each.
+    pub hints: Vec<String>,
+}
+
+/// See [`Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Its name.
+    pub name: String,
+    /// Its id, in hexadecimal.
+    pub id: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// How it is.
+    pub state: Health,
+    /// The number of members.
+    pub n: u64,
+    /// How many may be faulty by design.
+    pub f: u64,
+    /// How many more may fail before writes stop.
+    pub tolerates: u64,
+    /// The epoch.
+    pub epoch: u64,
+    /// The term.
+    pub term: u64,
+    /// The term's leader.
+    pub leader: u8,
+    /// The committed index.
+    pub committed: u64,
+    /// The executed index.
+    pub executed: u64,
+    /// The digest of the state after it, in hexadecimal.
+    pub state_digest: String,
+}
+
+/// How a cluster is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Health {
+    /// All members are reachable, and agree on the term.
+    Healthy,
+    /// A quorum is, not all.
+    Degraded,
+    /// No quorum is: nothing can be decided.
+    NoQuorum,
+    /// The daemon belongs to no cluster yet.
+    Uninitialised,
+}
+
+/// One member as the answering daemon sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: u8,
+    /// Its name.
+    pub name: String,
+    /// Whether it leads the term.
+    pub leads: bool,
+    /// Whether it was heard of within the last seconds; of the answering daemon always.
+    pub reachable: bool,
+    /// The index of its highest certificate, as last heard.
+    pub prepared: u64,
+    /// Its committed index, as last heard.
+    pub committed: u64,
+    /// Its executed index, as last heard.
+    pub executed: u64,
+    /// Messages from it that passed every check.
+    pub correct: u64,
+    /// Messages from it that did not.
+    pub corrupt: u64,
+    /// Proofs of misbehaviour against it.
+    pub evidence: u64,
+    /// Faults injected there.
+    pub faults: Vec<String>,
+    /// Its program's version, as last heard; empty before.
+    pub version: String,
+}
