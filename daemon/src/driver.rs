@@ -1,0 +1,455 @@
+//! The loop that drives a replica: inputs in, outputs carried out in order.
+//!
+//! It takes everything that waits, lets the replica step through it, hands all new records to the log's thread as one
+//! group, and sends what needs no disk. What promises something is held back until its record is durable: the
+//! order of [`Output`] is the contract. While a group syncs the next one gathers.
+//!
+//! Bounds: [`EVENTS`] inputs wait from peers and clients (peers are slowed down, clients are told `Busy`);
+//! [`QUEUED_REQUESTS`] requests and [`QUEUED_BYTES`] bytes of them wait for a batch (more are `Busy`). While the log's
+//! thread has as much to write as it may, or execution is [`BEHIND`] blocks behind, no input is taken.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bftd_core::{
+    block::Request,
+    durable::Record,
+    ids::{MemberId, Now},
+    limits::{FETCH_BLOCKS, FETCH_BYTES, MAX_BATCH, MAX_BATCH_REQUESTS, Timing},
+    message::{Blocks, Message},
+    replica::{Halt, Input, Output, ReadTicket, Replica, Report, Status, To},
+    verify::Verified,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    execute::{Executor, Waiting},
+    peers::Frame,
+    store::{LogReader, LogWriter, StoreError},
+    transport::{Lane, Transport},
+};
+
+/// How many events wait for the driver.
+pub const EVENTS: usize = 8192;
+/// How many of its clients' requests wait for a batch.
+const QUEUED_REQUESTS: usize = 65_536;
+/// How many bytes of them.
+const QUEUED_BYTES: usize = 64 << 20;
+/// How many blocks execution may be behind before the driver waits for it.
+const BEHIND: usize = 256;
+/// How many events are taken at once.
+const AT_ONCE: usize = 512;
+
+/// What comes to the driver from peers and clients.
+#[derive(Debug)]
+pub enum Event {
+    /// A verified message.
+    Message(MemberId, Verified<Message>),
+    /// A client's change, and whom to tell what came of it.
+    Change(Request, oneshot::Sender<Done>),
+    /// A client's linearizable read, and whom to tell that it may be answered from local state.
+    Read(oneshot::Sender<()>),
+}
+
+/// What came of a change.
+pub type Done = Result<Executed, Refused>;
+
+/// A change is committed and executed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Executed {
+    /// What came of it.
+    pub outcome: bftd_core::kv::Outcome,
+    /// The block that it is in.
+    pub block: bftd_core::block::BlockRef,
+}
+
+/// The daemon's queue is full: nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// What comes to the driver from the daemon's own threads. Each has at most a few under way.
+#[derive(Debug)]
+pub enum Internal {
+    /// The log is durable up to this record, or broken.
+    Durable(Result<u64, StoreError>),
+    /// A block is executed, or execution is broken.
+    Executed(Result<(bftd_core::block::BlockRef, bftd_core::crypto::Digest), crate::state::StateError>),
+}
+
+/// Why the driver stopped although nobody told it to.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The log can't be written.
+    #[error("the log can't be written, and what is not durable must not be voted for: {0}")]
+    Log(#[from] StoreError),
+    /// The state can't be changed.
+    #[error("the state can't be changed: {0}")]
+    State(#[from] crate::state::StateError),
+    /// The replica refuses to go on.
+    #[error("{0}")]
+    Halted(Halt),
+    /// A thread of the daemon ended.
+    #[error("a thread of the daemon ended; its last log lines say why")]
+    ThreadEnded,
+}
+
+/// Everything that the loop needs.
+#[derive(Debug)]
+pub struct Driver {
+    me: MemberId,
+    others: Vec<MemberId>,
+    replica: Replica,
+    clock: Clock,
+    timing: Timing,
+    log: LogWriter,
+    reader: LogReader,
+    executor: Executor,
+    transport: Arc<Transport>,
+    status: watch::Sender<Status>,
+
+    /// Records emitted, and records durable: numbered from 1.
+    emitted: u64,
+    durable: u64,
+    /// In the order of emission. Bounded, as the replica's window and the log's bounds are.
+    held: VecDeque<(u64, Effect)>,
+    loopback: VecDeque<Verified<Message>>,
+    records: Vec<Record>,
+
+    queue: VecDeque<(Request, oneshot::Sender<Done>)>,
+    queued_bytes: usize,
+    /// The clients of the batch that was submitted last, until it has a number.
+    submitted: Waiting,
+    reads: BTreeMap<ReadTicket, oneshot::Sender<()>>,
+    next_read: u64,
+}
+
+/// What waits for a record to be durable.
+#[derive(Debug)]
+enum Effect {
+    Send(To, Verified<Message>),
+    Other(Output),
+}
+
+/// The two clocks of [`Now`].
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock that begins now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time.
+    pub fn now(&self) -> Now {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Now {
+            monotonic_us: u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1),
+            unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// What a driver is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// This member.
+    pub me: MemberId,
+    /// The others.
+    pub others: Vec<MemberId>,
+    /// The replica, just started.
+    pub replica: Replica,
+    /// The clock that it was started with.
+    pub clock: Clock,
+    /// The times that it lives by.
+    pub timing: Timing,
+    /// The log's thread.
+    pub log: LogWriter,
+    /// The log, for peers that lack blocks.
+    pub reader: LogReader,
+    /// The executing thread.
+    pub executor: Executor,
+    /// The peers.
+    pub transport: Arc<Transport>,
+    /// Where the replica's state is shown.
+    pub status: watch::Sender<Status>,
+}
+
+impl Driver {
+    /// A driver that has not begun.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { me, others, replica, clock, timing, log, reader, executor, transport, status } = parts;
+        Self {
+            me,
+            others,
+            replica,
+            clock,
+            timing,
+            log,
+            reader,
+            executor,
+            transport,
+            status,
+            emitted: 0,
+            durable: 0,
+            held: VecDeque::new(),
+            loopback: VecDeque::new(),
+            records: Vec::new(),
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            submitted: Vec::new(),
+            reads: BTreeMap::new(),
+            next_read: 0,
+        }
+    }
+
+    /// Runs until `stop` is set or something breaks. Then the log is flushed and the state made durable.
+    ///
+    /// # Errors
+    /// See [`DriverError`].
+    pub async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut internal: mpsc::UnboundedReceiver<Internal>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), DriverError> {
+        let result = self.drive(&mut events, &mut internal, &mut stop).await;
+        let closed = tokio::task::spawn_blocking(move || {
+            let Self { log, executor, .. } = self;
+            log.close()?;
+            executor.close()?;
+            Ok::<_, DriverError>(())
+        });
+        result?;
+        closed.await.map_err(|_| DriverError::ThreadEnded)?
+    }
+
+    async fn drive(
+        &mut self,
+        events: &mut mpsc::Receiver<Event>,
+        internal: &mut mpsc::UnboundedReceiver<Internal>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), DriverError> {
+        let mut tick = tokio::time::interval(Duration::from_micros(self.timing.tick_us));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut taken = Vec::with_capacity(AT_ONCE);
+        self.carry_out()?;
+        loop {
+            let is_full = self.log.is_full() || self.executor.behind() >= BEHIND;
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                event = internal.recv() => {
+                    self.on_internal(event.ok_or(DriverError::ThreadEnded)?)?;
+                    while let Ok(event) = internal.try_recv() {
+                        self.on_internal(event)?;
+                    }
+                }
+                _ = tick.tick() => self.step(Input::Tick),
+                count = events.recv_many(&mut taken, AT_ONCE), if !is_full => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                }
+            }
+            for event in taken.drain(..) {
+                self.on_event(event);
+            }
+            self.carry_out()?;
+            self.show_status();
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        self.replica.step(self.clock.now(), input);
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Message(from, message) => self.step(Input::Message(from, message)),
+            Event::Change(request, client) => {
+                if self.queue.len() >= QUEUED_REQUESTS || self.queued_bytes + request.len() > QUEUED_BYTES {
+                    // The client may have gone away: then nobody wants to know.
+                    let _ = client.send(Err(Refused));
+                    return;
+                }
+                self.queued_bytes += request.len();
+                self.queue.push_back((request, client));
+            }
+            Event::Read(client) => {
+                if !self.replica.may_read() {
+                    // Dropping the sender tells the client that the daemon is busy.
+                    return;
+                }
+                self.next_read += 1;
+                let ticket = ReadTicket(self.next_read);
+                self.reads.insert(ticket, client);
+                self.step(Input::Read(ticket));
+            }
+        }
+    }
+
+    fn on_internal(&mut self, event: Internal) -> Result<(), DriverError> {
+        match event {
+            Internal::Durable(durable) => self.durable = durable?,
+            Internal::Executed(executed) => {
+                let (block, state) = executed?;
+                self.step(Input::Executed(block, state));
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out all outputs, and what follows from them, until nothing is left that can be done now.
+    fn carry_out(&mut self) -> Result<(), DriverError> {
+        loop {
+            self.submit();
+            for output in self.replica.take_outputs() {
+                self.take_output(output);
+            }
+            if !self.records.is_empty() {
+                self.log.append(self.records.drain(..));
+            }
+            self.release()?;
+            if self.loopback.is_empty() {
+                return Ok(());
+            }
+            while let Some(message) = self.loopback.pop_front() {
+                self.step(Input::Message(self.me, message));
+            }
+        }
+    }
+
+    /// Makes a batch of the requests that wait, if the replica has room for one.
+    fn submit(&mut self) {
+        while !self.queue.is_empty() && self.replica.may_submit() {
+            // What a request costs in a batch beside its bytes, and a batch beside its requests.
+            const OVERHEAD: usize = 8;
+            let mut bytes = 256;
+            let mut requests = Vec::new();
+            while let Some((request, _)) = self.queue.front() {
+                bytes += request.len() + OVERHEAD;
+                if requests.len() >= MAX_BATCH_REQUESTS || (bytes > MAX_BATCH && !requests.is_empty()) {
+                    break;
+                }
+                if let Some((request, client)) = self.queue.pop_front() {
+                    self.queued_bytes -= request.len();
+                    requests.push(request);
+                    self.submitted.push(client);
+                }
+            }
+            self.step(Input::Submit(requests));
+            for output in self.replica.take_outputs() {
+                self.take_output(output);
+            }
+        }
+    }
+
+    fn take_output(&mut self, output: Output) {
+        match output {
+            Output::Persist(record) => {
+                self.emitted += 1;
+                self.records.push(record);
+            }
+            Output::Send { to, message, after } if after <= self.durable => self.send(to, message),
+            Output::Send { to, message, after } => self.held.push_back((after, Effect::Send(to, message))),
+            // Clients must be known before their batch is executed.
+            Output::Numbered { before, now } => match before {
+                Some(before) => self.executor.renumber(before, now),
+                None => self.executor.expect(now, std::mem::take(&mut self.submitted)),
+            },
+            Output::Report(report) => self.log_report(&report),
+            other => self.held.push_back((self.emitted, Effect::Other(other))),
+        }
+    }
+
+    /// Lets go of everything whose record is durable, in the order of emission.
+    fn release(&mut self) -> Result<(), DriverError> {
+        let mut still_held = VecDeque::new();
+        while let Some((after, effect)) = self.held.pop_front() {
+            if after > self.durable {
+                still_held.push_back((after, effect));
+                continue;
+            }
+            match effect {
+                Effect::Send(to, message) => self.send(to, message),
+                Effect::Other(Output::Execute(block)) => self.executor.execute(block),
+                Effect::Other(Output::Readable(tickets)) => {
+                    for ticket in tickets {
+                        if let Some(client) = self.reads.remove(&ticket) {
+                            let _ = client.send(());
+                        }
+                    }
+                }
+                Effect::Other(Output::ServeCommitted { to, after }) => {
+                    let run = self.reader.committed_after(after, FETCH_BLOCKS, FETCH_BYTES)?;
+                    if let Some(run) = run {
+                        let certificate = run.certificate.clone();
+                        let blocks = Blocks { blocks: run.blocks, certificate };
+                        let frame = Frame::of_message(&Message::Blocks(blocks));
+                        self.transport.send(to, Lane::Bulk, frame);
+                    }
+                }
+                Effect::Other(Output::Halt(halt)) => return Err(DriverError::Halted(halt)),
+                Effect::Other(_) => {}
+            }
+        }
+        self.held = still_held;
+        Ok(())
+    }
+
+    fn send(&mut self, to: To, message: Verified<Message>) {
+        if to == To::Member(self.me) {
+            self.loopback.push_back(message);
+            return;
+        }
+        let lane = if message.is_bulk() { Lane::Bulk } else { Lane::Votes };
+        let frame = Frame::of_message(&message);
+        match to {
+            To::Member(member) => self.transport.send(member, lane, frame),
+            To::Others => {
+                for member in &self.others {
+                    self.transport.send(*member, lane, frame.clone());
+                }
+            }
+        }
+    }
+
+    fn show_status(&self) {
+        let status = self.replica.status();
+        self.status.send_if_modified(|shown| {
+            let is_new = *shown != status;
+            *shown = status;
+            is_new
+        });
+    }
+
+    fn log_report(&self, report: &Report) {
+        match report {
+            Report::EnteredTerm(term) => tracing::info!(term = term.0, "entered a term"),
+            Report::OpenedTerm(term, start) => {
+                let leader = self.replica.status().leader;
+                tracing::info!(term = term.0, leader = leader.0, start = start.index.0, "the term is open");
+            }
+            Report::Suspecting(term, reason) => {
+                let leader = self.replica.status().leader;
+                tracing::warn!(term = term.0, leader = leader.0, reason, "suspecting the leader");
+            }
+            Report::Trusting(term) => tracing::info!(term = term.0, "trusting the leader again"),
+            Report::Equivocation(term, leader) => {
+                tracing::warn!(term = term.0, leader = leader.0, "the leader signed two blocks for one index");
+            }
+            Report::StateDiffers(term, index) => tracing::error!(
+                term = term.0,
+                index = index.0,
+                "the leader's state differs from ours: one of the two has diverged"
+            ),
+            Report::Ignored(from, message, why) => {
+                tracing::trace!(peer = from.0, message, ?why, "ignored");
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The executing thread: takes committed blocks in order, changes the state, and answers the clients of this member's
+//! own batches.
+//!
+//! It is fed through a channel whose length the driver watches ([`Executor::behind`]), so it never holds more than a
+//! few hundred blocks.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use bftd_core::{
+    block::Block,
+    ids::{BatchNumber, Incarnation, MemberId},
+    kv::BlockOutcome,
+};
+use tokio::sync::{mpsc as async_mpsc, oneshot};
+
+use crate::{
+    driver::{Done, Executed, Internal},
+    state::{StateError, StateStore},
+};
+
+/// The clients of one batch, in the order of its requests.
+pub type Waiting = Vec<oneshot::Sender<Done>>;
+
+/// A batch's run and number.
+pub type Numbered = (Incarnation, BatchNumber);
+
+type Clients = Arc<Mutex<BTreeMap<Numbered, Waiting>>>;
+
+/// How often an idle thread looks whether the state should be made durable.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The handle to the thread.
+#[derive(Debug)]
+pub struct Executor {
+    blocks: mpsc::Sender<Arc<Block>>,
+    behind: Arc<AtomicUsize>,
+    clients: Clients,
+    thread: JoinHandle<Result<(), StateError>>,
+}
+
+impl Executor {
+    /// Starts the thread. It reports every executed block, or once its failure.
+    ///
+    /// # Errors
+    /// The operating system refuses another thread.
+    pub fn start(
+        me: MemberId,
+        store: StateStore,
+        report: async_mpsc::UnboundedSender<Internal>,
+    ) -> std::io::Result<Self> {
+        let (sender, blocks) = mpsc::channel();
+        let (behind, clients) = (Arc::new(AtomicUsize::new(0)), Clients::default());
+        let worker = Worker { me, store, blocks, report, behind: behind.clone(), clients: clients.clone() };
+        let thread = thread::Builder::new().name("executor".into()).spawn(move || worker.run())?;
+        Ok(Self { blocks: sender, behind, clients, thread })
+    }
+
+    /// Hands over the next committed block.
+    pub fn execute(&self, block: Arc<Block>) {
+        self.behind.fetch_add(1, Ordering::Relaxed);
+        // The thread has ended only after it reported why.
+        let _ = self.blocks.send(block);
+    }
+
+    /// How many blocks are waiting.
+    pub fn behind(&self) -> usize {
+        self.behind.load(Ordering::Relaxed)
+    }
+
+    /// These clients wait for a batch of this member.
+    pub fn expect(&self, batch: Numbered, waiting: Waiting) {
+        self.clients().insert(batch, waiting);
+    }
+
+    /// A batch goes under another number now.
+    pub fn renumber(&self, before: Numbered, now: Numbered) {
+        let mut clients = self.clients();
+        if let Some(waiting) = clients.remove(&before) {
+            clients.insert(now, waiting);
+        }
+    }
+
+    /// Executes what is waiting, makes the state durable, and ends the thread.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn close(self) -> Result<(), StateError> {
+        drop(self.blocks);
+        self.thread.join().unwrap_or(Err(StateError::Poisoned))
+    }
+
+    fn clients(&self) -> MutexGuard<'_, BTreeMap<Numbered, Waiting>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Worker {
+    me: MemberId,
+    store: StateStore,
+    blocks: mpsc::Receiver<Arc<Block>>,
+    report: async_mpsc::UnboundedSender<Internal>,
+    behind: Arc<AtomicUsize>,
+    clients: Clients,
+}
+
+impl Worker {
+    fn run(mut self) -> Result<(), StateError> {
+        let mut waiting = Vec::new();
+        loop {
+            match self.blocks.recv_timeout(IDLE) {
+                Ok(block) => waiting.push(block),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if let Err(error) = self.store.tick() {
+                        return self.fail(error);
+                    }
+                    continue;
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return self.store.close(),
+            }
+            waiting.extend(self.blocks.try_iter());
+            match self.store.execute(&waiting) {
+                Ok(outcomes) => {
+                    for (block, outcome) in waiting.drain(..).zip(outcomes) {
+                        self.behind.fetch_sub(1, Ordering::Relaxed);
+                        self.answer(&block, outcome);
+                    }
+                }
+                Err(error) => return self.fail(error),
+            }
+        }
+    }
+
+    /// Tells the driver that a block is executed, and this member's clients what came of their requests.
+    fn answer(&self, block: &Block, outcome: BlockOutcome) {
+        // The driver has gone only when the daemon stops.
+        let _ = self.report.send(Internal::Executed(Ok((block.reference(), outcome.head.state))));
+        for (batch, outcomes) in block.batches().iter().zip(outcome.outcomes) {
+            if batch.origin != self.me {
+                continue;
+            }
+            let clients = {
+                let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+                clients.remove(&(batch.incarnation, batch.number))
+            };
+            for (client, outcome) in clients.into_iter().flatten().zip(outcomes) {
+                // A client that has gone away doesn't want to know.
+                let _ = client.send(Ok(Executed { outcome, block: block.reference() }));
+            }
+        }
+    }
+
+    fn fail(&self, error: StateError) -> Result<(), StateError> {
+        let _ = self.report.send(Internal::Executed(Err(error)));
+        Err(StateError::Poisoned)
+    }
+}
