@@ -202,10 +202,11 @@ impl StateStore {
 
     /// Refuses to go on after an error.
     fn guard<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, StateError>) -> Result<T, StateError> {
-        if self.writing.as_ref().is_some_and(JoinHandle::is_finished) {
+        let failed = self.shared.check();
+        if failed.is_err() || self.writing.as_ref().is_some_and(JoinHandle::is_finished) {
             self.finish_checkpoint()?;
         }
-        self.shared.check()?;
+        failed?;
         let result = f(self);
         match &result {
             Ok(_) | Err(StateError::Execution(kv::Error::NotNext { .. })) => {}
