@@ -39,15 +39,15 @@ use self::{reader::Shared, tables::Tables};
 /// The file in the data directory.
 pub const FILE_NAME: &str = "state.redb";
 /// How many changed keys are kept in memory until a checkpoint; one call of [`StateStore::execute`] may exceed it.
-pub const MAX_KEYS: usize = 65_536;
+pub const MAX_KEYS: usize = 32_768;
 /// How many bytes of changes, likewise.
-pub const MAX_BYTES: usize = 24 << 20;
+pub const MAX_BYTES: usize = 16 << 20;
 /// After how many blocks a checkpoint is made: that many are executed again after a crash, at most.
 pub const MAX_BLOCKS: usize = 16_384;
-/// How long after the last checkpoint executing makes another.
+/// How long after the last checkpoint another is made, if blocks have been executed.
 pub const MAX_AGE: Duration = Duration::from_secs(5);
 /// What redb keeps in memory, in bytes; at most half of it are pages not written yet.
-const CACHE: usize = 32 << 20;
+const CACHE: usize = 16 << 20;
 
 /// What the file is, beside the state: a name → its value.
 const ABOUT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("about");
@@ -169,13 +169,18 @@ impl StateStore {
         self.guard(|store| {
             let outcomes = store.shared.execute(&mut store.machine, blocks)?;
             store.blocks += blocks.len();
-            let (keys, bytes) = store.shared.changed();
-            let due = keys >= MAX_KEYS || bytes >= MAX_BYTES || store.blocks >= MAX_BLOCKS;
-            if due || store.checkpoint.elapsed() >= MAX_AGE {
-                store.start_checkpoint()?;
-            }
+            store.start_checkpoint_if_due()?;
             Ok(outcomes)
         })
+    }
+
+    /// Starts a checkpoint if the last one is long ago and blocks have been executed since. To be called now and then
+    /// while there is nothing to execute; doesn't wait.
+    ///
+    /// # Errors
+    /// The disk's: they poison the store.
+    pub fn tick(&mut self) -> Result<(), StateError> {
+        self.guard(Self::start_checkpoint_if_due)
     }
 
     /// Makes durable what has been executed. Costs nothing where it already is.
@@ -202,16 +207,24 @@ impl StateStore {
 
     /// Refuses to go on after an error.
     fn guard<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, StateError>) -> Result<T, StateError> {
-        if self.writing.as_ref().is_some_and(JoinHandle::is_finished) {
+        let failed = self.shared.check();
+        if failed.is_err() || self.writing.as_ref().is_some_and(JoinHandle::is_finished) {
             self.finish_checkpoint()?;
         }
-        self.shared.check()?;
+        failed?;
         let result = f(self);
         match &result {
             Ok(_) | Err(StateError::Execution(kv::Error::NotNext { .. })) => {}
             Err(_) => self.shared.poison(),
         }
         result
+    }
+
+    fn start_checkpoint_if_due(&mut self) -> Result<(), StateError> {
+        let (keys, bytes) = self.shared.changed();
+        let full = keys >= MAX_KEYS || bytes >= MAX_BYTES || self.blocks >= MAX_BLOCKS;
+        let old = self.blocks > 0 && self.checkpoint.elapsed() >= MAX_AGE;
+        if full || old { self.start_checkpoint() } else { Ok(()) }
     }
 
     fn start_checkpoint(&mut self) -> Result<(), StateError> {

@@ -152,6 +152,24 @@ fn what_was_closed_is_there_again() {
 }
 
 #[test]
+fn a_tick_makes_a_checkpoint_when_it_is_time_and_there_is_something_to_write() {
+    let disk = Disk::default();
+    let mut store = disk.open();
+    let long_ago = Instant::now().checked_sub(MAX_AGE).unwrap();
+    store.checkpoint = long_ago;
+    store.tick().unwrap();
+    assert!(store.writing.is_none(), "nothing to write");
+    store.checkpoint = Instant::now();
+    store.execute(&chain(5, 9)).unwrap();
+    store.tick().unwrap();
+    assert!(store.writing.is_none(), "too early");
+    store.checkpoint = long_ago;
+    store.tick().unwrap();
+    store.finish_checkpoint().unwrap();
+    assert_eq!(disk.crashed().open().head(), store.head());
+}
+
+#[test]
 fn another_clusters_data_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     StateStore::open(directory.path(), CLUSTER, ROOT).unwrap().close().unwrap();
@@ -207,7 +225,7 @@ fn a_dropped_store_is_at_its_last_checkpoint() {
     drop(store);
     let mut store = open();
     let Index(durable) = store.head().executed.index;
-    assert!((140..=148).contains(&durable), "every 24 of the large values make a checkpoint: {durable}");
+    assert!((140..=148).contains(&durable), "every 16 of the large values make a checkpoint: {durable}");
     assert_eq!(store.head(), heads[durable as usize]);
     store.execute(&blocks[durable as usize..]).unwrap();
     assert_eq!(store.head(), last);
@@ -284,6 +302,52 @@ fn a_failing_disk_poisons_the_store_for_good() {
     assert_eq!(disk.crashed().open().head(), durable);
 }
 
+#[test]
+fn a_checkpoint_that_fails_beside_execution_stops_everything() {
+    let blocks = chain(3, 8);
+    let disk = Disk::default();
+    let mut store = disk.open();
+    let reader = store.reader();
+    store.execute(&blocks[..1]).unwrap();
+    disk.0.failing.store(true, Ordering::Relaxed);
+    store.start_checkpoint().unwrap();
+    let limit = Instant::now() + Duration::from_secs(10);
+    while reader.head().is_ok() {
+        assert!(Instant::now() < limit, "readers go on after a failed checkpoint");
+        thread::yield_now();
+    }
+    disk.0.failing.store(false, Ordering::Relaxed);
+    let error = store.execute(&blocks[1..2]).unwrap_err();
+    assert!(matches!(error, StateError::Storage(_)), "the cause is told first: {error}");
+    assert!(matches!(store.execute(&blocks[1..2]), Err(StateError::Poisoned)));
+}
+
+#[test]
+fn damage_met_by_execution_poisons_the_store() {
+    let mut store = Disk::default().open();
+    store.execute(&[child(ROOT, &[put("a", "1")])]).unwrap();
+    store.sync().unwrap();
+    overwrite(&mut store, b"a", |stored| stored.clear());
+    let block = child(store.head().executed, &[put("a", "2")]);
+    let error = store.execute(std::slice::from_ref(&block)).unwrap_err();
+    assert!(matches!(error, StateError::Execution(kv::Error::Damaged(_))), "{error}");
+    assert!(matches!(store.execute(&[block]), Err(StateError::Poisoned)));
+    assert!(matches!(store.reader().head(), Err(StateError::Poisoned)));
+}
+
+/// Changes a stored entry behind the store's back, and lets the store see it.
+fn overwrite(store: &mut StateStore, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
+    let transaction = begin(store.shared.database()).unwrap();
+    let mut tables = Tables::open_for_writing(&transaction).unwrap();
+    let mut stored = tables.read(Table::Keys, key, <[u8]>::to_vec).unwrap().unwrap();
+    change(&mut stored);
+    tables.put(Table::Keys, key, &stored).unwrap();
+    drop(tables);
+    transaction.commit().unwrap();
+    store.execute(&[child(store.head().executed, &[put("other", "")])]).unwrap();
+    store.sync().unwrap();
+}
+
 /// Each block sets all of eight keys to its index: a reader must never see two of them differ.
 #[test]
 fn readers_see_whole_blocks_and_everything_executed() {
@@ -331,15 +395,7 @@ fn verify_finds_contents_that_were_changed_behind_its_back() {
     store.sync().unwrap();
     let reader = store.reader();
     reader.verify().unwrap();
-    let transaction = begin(store.shared.database()).unwrap();
-    let mut tables = Tables::open_for_writing(&transaction).unwrap();
-    let mut stored = tables.read(Table::Keys, b"a", <[u8]>::to_vec).unwrap().unwrap();
-    *stored.last_mut().unwrap() = b'9';
-    tables.put(Table::Keys, b"a", &stored).unwrap();
-    drop(tables);
-    transaction.commit().unwrap();
-    store.execute(&[child(store.head().executed, &[put("c", "3")])]).unwrap();
-    store.sync().unwrap();
+    overwrite(&mut store, b"a", |stored| *stored.last_mut().unwrap() = b'9');
     assert_eq!(reader.get(&"a".into()).unwrap().unwrap().value, "9");
     assert!(matches!(reader.verify(), Err(StateError::Damaged { .. })));
 }
@@ -349,7 +405,7 @@ fn verify_finds_contents_that_were_changed_behind_its_back() {
 #[ignore = "a measurement, not a test"]
 fn measure() {
     const KEYS: u64 = 100_000;
-    let directory = tempfile::tempdir_in(std::env::var("MEASURE_DIR").unwrap_or(".".into())).unwrap();
+    let directory = tempfile::tempdir_in(".").unwrap();
     let mut store = StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
     let mut random = 1_u64;
     let mut key = || {
@@ -399,6 +455,11 @@ fn measure() {
     reader.verify().unwrap();
     println!("verify: {:?}", start.elapsed());
     println!("file: {} MB", std::fs::metadata(directory.path().join(FILE_NAME)).unwrap().len() >> 20);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    status
+        .lines()
+        .filter(|line| line.starts_with("VmRSS") || line.starts_with("VmHWM"))
+        .for_each(|line| println!("{line}"));
     drop(reader);
     store.close().unwrap();
     let start = Instant::now();

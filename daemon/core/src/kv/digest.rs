@@ -169,11 +169,12 @@ impl Node {
     }
 
     fn hash(&self, level: u8) -> Digest {
-        let mut hasher = Domain::State.hasher();
-        hasher.update(&[level]);
-        for digest in &self.digests {
-            hasher.update(&digest.0);
+        let mut bytes = [0; ARITY * 32];
+        for (place, digest) in bytes.as_chunks_mut().0.iter_mut().zip(&self.digests) {
+            *place = digest.0;
         }
+        let mut hasher = Domain::State.hasher();
+        hasher.update(&[level]).update(&bytes);
         hasher.finish()
     }
 }

@@ -239,7 +239,7 @@ fn a_block_is_executed_once_and_in_order() {
     let second = child(first.reference(), &[vec![put("a", "2").encode()]]);
     let third = child(second.reference(), &[]);
     let other = child(BlockRef { digest: Digest([9; 32]), ..first.reference() }, &[]);
-    store.machine.execute(&mut store.tables, &[first.clone()]).unwrap();
+    store.machine.execute(&mut store.tables, std::slice::from_ref(&first)).unwrap();
     let before = (store.tables.clone(), store.machine.head());
     for wrong in [vec![first.clone()], vec![third.clone()], vec![other], vec![second.clone(), second.clone()]]
     {
@@ -505,7 +505,7 @@ proptest! {
             for (key, (value, create_revision, mod_revision, version)) in entries {
                 let mut buffer = Vec::new();
                 let value = value.as_bytes();
-                super::entry::Stored { create_revision, mod_revision, version, value }.encode(&mut buffer);
+                entry::Stored { create_revision, mod_revision, version, value }.encode(&mut buffer);
                 tables.put(Table::Keys, key.as_bytes(), &buffer).unwrap();
             }
             recompute(&tables, 20).unwrap()
