@@ -29,7 +29,8 @@ pub enum StoreError {
         holder: Option<u32>,
     },
     /// Others than its owner may enter the directory.
-    #[error("data directory {path} is open to other users (mode {mode:03o}); run: chmod 700 {path}", path = path.display())]
+    #[error("data directory {path} is open to other users (mode {mode:03o}); run: chmod 700 {path}",
+        path = path.display())]
     Exposed {
         /// The directory.
         path: PathBuf,

@@ -37,8 +37,8 @@ use super::{
     reader::{self, LogReader},
 };
 
-/// How many bytes of the file redb may cache, beneath which the operating system caches as well. More gains nothing: the
-/// writer appends, and readers mostly want what was written last.
+/// How many bytes of the file redb may cache, on top of what the operating system caches. More gains nothing: the writer
+/// appends, and readers mostly want what was written last.
 const CACHE: usize = 4 << 20;
 
 pub(super) type BlockKey = (u64, &'static [u8; 32]);

@@ -29,7 +29,7 @@ pub use dir::{Cluster, DataDir};
 pub use error::StoreError;
 pub use log::LogStore;
 pub use reader::{Blocks, Checked, LogReader, Run};
-pub use writer::{LogWriter, MAX_WAITING_BYTES, MAX_WAITING_RECORDS};
+pub use writer::{LogWriter, MAX_WAITING_BYTES, MAX_WAITING_RECORDS, OnDurable};
 
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,10 @@
 //! A file that grows by written zeros instead of holes.
 //!
-//! redb lengthens its file in great steps that leave a hole, and a sync after the first write to a page in a hole also has
-//! to allocate that page and to commit the file system's journal: twice the time of a sync after an overwrite (measured
-//! on ext4: 380 and 180 µs). So ahead of the first write beyond what was written before, [`CHUNK`] bytes of zeros are
-//! written. What a reader sees is the same at any time, and so is what a crash may leave.
+//! redb lengthens its file in great steps that leave a hole. A sync after the first write to a page in a hole also has to
+//! allocate that page and to commit the file system's journal: twice the time of a sync after an overwrite (measured on
+//! ext4: 380 and 180 µs; it takes a third off the commit of a block of 100 puts). So ahead of the first write beyond
+//! what was written before, [`CHUNK`] bytes of zeros are written. What a reader sees is the same at any time, and so is
+//! what a crash may leave.
 
 use std::{
     io,

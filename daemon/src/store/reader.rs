@@ -87,12 +87,10 @@ impl LogReader {
             }
         };
         let blocks = snapshot.chain(&blocks, None)?;
-        let digest = blocks.last().map(|block| block.digest());
-        if certificate.as_ref().is_some_and(|certificate| Some(certificate.block().digest) != digest) {
-            return Err(StoreError::damaged(format!(
-                "the block before {} is not the certified one",
-                last + 1
-            )));
+        if let (Some(certificate), Some(last)) = (&certificate, blocks.last())
+            && certificate.block() != last.reference()
+        {
+            return Err(wrong_certificate(last.header().index));
         }
         Ok(Some(Run { blocks, certificate: certificate.map(Arc::new) }))
     }
@@ -109,9 +107,9 @@ impl LogReader {
         }
     }
 
-    /// The committed blocks from an index to another, both included, rising; fewer if fewer are committed. They are read
-    /// in pieces of [`FETCH_BLOCKS`] blocks and [`FETCH_BYTES`] bytes, and each is checked to be the child of the one
-    /// before.
+    /// The committed blocks from an index to another, both included, rising; fewer if fewer are committed. They are
+    /// read in pieces of [`FETCH_BLOCKS`] blocks and [`FETCH_BYTES`] bytes, and each is checked to be the child of the
+    /// one before. Asked again at its end, the iterator looks whether more has been committed.
     pub fn blocks(&self, from: Index, to: Index) -> Blocks {
         Blocks { reader: self.clone(), next: from, last: to, parent: None, read: VecDeque::new() }
     }
@@ -293,4 +291,8 @@ pub(super) fn decode_block(index: Index, digest: Digest, bytes: &[u8]) -> Result
 fn decode_certificate(index: Index, bytes: &[u8]) -> Result<Certificate, StoreError> {
     codec::decode(bytes)
         .ok_or_else(|| StoreError::damaged(format!("the certificate at {index} has been altered")))
+}
+
+fn wrong_certificate(index: Index) -> StoreError {
+    StoreError::damaged(format!("the certificate at {index} names another block"))
 }

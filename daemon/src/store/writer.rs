@@ -15,16 +15,16 @@ use bftd_core::durable::Record;
 
 use super::{error::StoreError, log::LogStore};
 
-/// How many records may wait. At or above this bound, or that of [`MAX_WAITING_BYTES`], [`LogWriter::is_full`]: then the
-/// driver takes no inputs until the next report. Records are never dropped or refused, so what waits may exceed the
-/// bounds by what one step of the replica emits.
+/// How many records may wait. At or above this bound, or that of [`MAX_WAITING_BYTES`], [`LogWriter::is_full`]: then
+/// the driver takes no inputs until the next report. Records are never dropped or refused, so what waits may exceed
+/// the bounds by what one step of the replica emits.
 pub const MAX_WAITING_RECORDS: usize = 4096;
 /// How many bytes of batches the waiting blocks may have.
 pub const MAX_WAITING_BYTES: usize = 32 << 20;
 
-/// What the thread calls: with the number of the last durable record, counted from 1 in the order of [`LogWriter::append`],
-/// or once, and for the last time, with the error that ended its work.
-pub type Report = Box<dyn FnMut(Result<u64, StoreError>) + Send>;
+/// What the thread calls: with the number of the last durable record, counted from 1 in the order of
+/// [`LogWriter::append`], or once, and for the last time, with the error that ended its work.
+pub type OnDurable = Box<dyn FnMut(Result<u64, StoreError>) + Send>;
 
 /// The handle to the thread. Dropping it is like [`LogWriter::close`].
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl LogWriter {
     ///
     /// # Errors
     /// The operating system refuses another thread.
-    pub fn start(store: LogStore, report: Report) -> io::Result<Self> {
+    pub fn start(store: LogStore, report: OnDurable) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let of_thread = Arc::clone(&shared);
         let thread = thread::Builder::new()
@@ -124,7 +124,7 @@ fn size(record: &Record) -> usize {
     }
 }
 
-fn write_all(mut store: LogStore, shared: &Shared, mut report: Report) -> Result<(), StoreError> {
+fn write_all(mut store: LogStore, shared: &Shared, mut report: OnDurable) -> Result<(), StoreError> {
     let mut durable = 0;
     let mut group = Vec::new();
     loop {

@@ -80,9 +80,8 @@ fn durable_writes() {
                 threads.into_iter().map(|thread| thread.join().unwrap()).collect()
             });
             for (direct, handed, bytes) in results {
-                println!(
-                    "{name}, {stores} at once: p50 {direct:.0} us, through the thread {handed:.0} us, {bytes:.0} B of file a block"
-                );
+                print!("{name}, {stores} at once: p50 {direct:.0} us, through the thread {handed:.0} us, ");
+                println!("{bytes:.0} B of file a block");
             }
         }
     }

@@ -6,7 +6,10 @@ use bftd_core::{crypto::ClusterId, crypto::Digest, durable::Record, ids::Index, 
 use redb::{Database, ReadableTable};
 
 use super::script::{Expected, Random, Script, block, cluster, committed, root};
-use crate::store::{Cluster, DataDir, LogStore, StoreError, log::BLOCKS};
+use crate::store::{
+    Cluster, DataDir, LogStore, StoreError, codec,
+    log::{BLOCKS, BlockKey, CERTIFICATES, META, meta},
+};
 
 #[test]
 fn a_log_on_a_real_disk_is_there_again() {
@@ -162,10 +165,50 @@ fn damage_is_found_when_read() {
     }
 }
 
-fn with_blocks(
-    database: &Database,
-    change: impl FnOnce(&mut redb::Table<super::super::log::BlockKey, &'static [u8]>),
-) {
+#[test]
+fn a_certificate_in_the_wrong_place_and_a_newer_format_are_found() {
+    let mut random = Random(4);
+    let first = block(root(), Term(0), &[], &mut random);
+    let second = block(first.reference(), Term(0), &[], &mut random);
+    let parent = tempfile::tempdir().unwrap();
+    let directory = DataDir::open(parent.path()).unwrap();
+    let mut store = LogStore::open(&directory, &cluster()).unwrap();
+    store
+        .append(&[Record::Block(first), Record::Block(second.clone()), committed(&second, &mut random)])
+        .unwrap();
+    drop(store);
+    let change = |change: &dyn Fn(&redb::WriteTransaction)| {
+        let database = Database::open(parent.path().join("log.redb")).unwrap();
+        let transaction = database.begin_write().unwrap();
+        change(&transaction);
+        transaction.commit().unwrap();
+    };
+
+    change(&|transaction| {
+        let mut certificates = transaction.open_table(CERTIFICATES).unwrap();
+        let bytes = certificates.get(2).unwrap().unwrap().value().to_vec();
+        certificates.insert(1, &*bytes).unwrap();
+    });
+    let store = LogStore::open(&directory, &cluster()).unwrap();
+    let reader = store.reader();
+    for error in [
+        reader.check(cluster().id).unwrap_err(),
+        reader.committed_after(Index(0), 1, usize::MAX).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("the certificate at 1 names another block"), "{error}");
+    }
+    drop((store, reader));
+
+    change(&|transaction| {
+        let mut buffer = Vec::new();
+        let newer = codec::encode(&2_u32, &mut buffer);
+        transaction.open_table(META).unwrap().insert(meta::FORMAT, newer).unwrap();
+    });
+    let error = LogStore::open(&directory, &cluster()).unwrap_err();
+    assert!(matches!(error, StoreError::NewerFormat { found: 2, known: 1, .. }), "{error}");
+}
+
+fn with_blocks(database: &Database, change: impl FnOnce(&mut redb::Table<BlockKey, &'static [u8]>)) {
     let transaction = database.begin_write().unwrap();
     change(&mut transaction.open_table(BLOCKS).unwrap());
     transaction.commit().unwrap();
