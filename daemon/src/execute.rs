@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -44,6 +44,7 @@ pub struct Executor {
     blocks: mpsc::Sender<Arc<Block>>,
     behind: Arc<AtomicUsize>,
     clients: Clients,
+    executed_ms: Arc<AtomicU64>,
     thread: JoinHandle<Result<(), StateError>>,
 }
 
@@ -59,9 +60,18 @@ impl Executor {
     ) -> std::io::Result<Self> {
         let (sender, blocks) = mpsc::channel();
         let (behind, clients) = (Arc::new(AtomicUsize::new(0)), Clients::default());
-        let worker = Worker { me, store, blocks, report, behind: behind.clone(), clients: clients.clone() };
+        let executed_ms = Arc::new(AtomicU64::new(0));
+        let worker = Worker {
+            me,
+            store,
+            blocks,
+            report,
+            behind: Arc::clone(&behind),
+            clients: Arc::clone(&clients),
+            executed_ms: Arc::clone(&executed_ms),
+        };
         let thread = thread::Builder::new().name("executor".into()).spawn(move || worker.run())?;
-        Ok(Self { blocks: sender, behind, clients, thread })
+        Ok(Self { blocks: sender, behind, clients, executed_ms, thread })
     }
 
     /// Hands over the next committed block.
@@ -74,6 +84,11 @@ impl Executor {
     /// How many blocks are waiting.
     pub fn behind(&self) -> usize {
         self.behind.load(Ordering::Relaxed)
+    }
+
+    /// The time of the last executed block, in milliseconds since the Unix epoch; 0 before the first of this run.
+    pub fn executed_ms(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.executed_ms)
     }
 
     /// These clients wait for a batch of this member.
@@ -110,6 +125,7 @@ struct Worker {
     report: async_mpsc::UnboundedSender<Internal>,
     behind: Arc<AtomicUsize>,
     clients: Clients,
+    executed_ms: Arc<AtomicU64>,
 }
 
 impl Worker {
@@ -141,6 +157,7 @@ impl Worker {
 
     /// Tells the driver that a block is executed, and this member's clients what came of their requests.
     fn answer(&self, block: &Block, outcome: BlockOutcome) {
+        self.executed_ms.store(block.header().time_ms, Ordering::Relaxed);
         // The driver has gone only when the daemon stops.
         let _ = self.report.send(Internal::Executed(Ok((block.reference(), outcome.head.state))));
         for (batch, outcomes) in block.batches().iter().zip(outcome.outcomes) {

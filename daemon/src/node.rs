@@ -1,0 +1,311 @@
+//! A running member: opens what is on disk, catches up with its own log, and wires the parts together.
+//!
+//! ```text
+//! bftctl ─▶ admin ─▶ service ─▶ driver ══▶ core::Replica
+//! peers ─▶ transport ─▶ Inbound (decode, verify) ─▶ driver ─▶ log, executor, transport
+//! ```
+
+use std::{path::PathBuf, sync::Arc};
+
+use bftd_core::{
+    crypto::Ed25519,
+    durable::Durable,
+    ids::{Index, MemberId},
+    limits::Timing,
+    membership::{Genesis, InvalidMembership, Membership},
+    replica::{Replica, Setup},
+    verify::Verifier,
+};
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time,
+};
+
+use crate::{
+    admin::{AdminError, AdminServer},
+    config::Config,
+    driver::{Clock, Driver, DriverError, EVENTS, Event, Internal, Parts},
+    execute::Executor,
+    identity::{Identity, IdentityError},
+    peers::{Frame, Peers, Progress, TELL_EVERY},
+    service::NodeService,
+    state::{StateError, StateStore},
+    store::{Cluster, DataDir, LogReader, LogStore, LogWriter, StoreError},
+    transport::{Deliver, Lane, Transport, TransportConfig, TransportError},
+};
+
+/// How many blocks are executed at once while catching up with the own log.
+const REPLAYED_AT_ONCE: usize = 64;
+
+/// Why a daemon can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The genesis file can't be used.
+    #[error("{0}")]
+    Genesis(#[from] bftd_client::genesis::GenesisError),
+    /// The genesis names members that can't form a cluster.
+    #[error("in the genesis {}: {source}", path.display())]
+    Members {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: InvalidMembership,
+    },
+    /// The genesis asks for a protocol that this version does not run.
+    #[error("in the genesis {}: this version does not run the protocol `{protocol}` yet; use bft-raft", path.display())]
+    Protocol {
+        /// The file.
+        path: PathBuf,
+        /// The protocol.
+        protocol: bftd_core::protocol::Protocol,
+    },
+    /// The key in the data directory is no member's.
+    #[error(
+        "the key {key} in {} is not among the members of cluster `{cluster}`; \
+         put it into the genesis, or use the data directory of a member", directory.display()
+    )]
+    NotAMember {
+        /// The public key.
+        key: bftd_core::crypto::PublicKey,
+        /// The data directory.
+        directory: PathBuf,
+        /// The cluster.
+        cluster: String,
+    },
+    /// The state is ahead of the log, which can't be.
+    #[error(
+        "the state in {} is at block {executed}, but the log only reaches block {committed}: the files do not \
+         belong together; restore both from one backup, or delete state.redb to have it computed again", directory.display()
+    )]
+    StateAhead {
+        /// The data directory.
+        directory: PathBuf,
+        /// The last executed index.
+        executed: Index,
+        /// The last committed one.
+        committed: Index,
+    },
+    /// The identity can't be read or made.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    /// The log can't be opened or read.
+    #[error("{0}")]
+    Log(#[from] StoreError),
+    /// The state can't be opened or replayed.
+    #[error("{0}")]
+    State(#[from] StateError),
+    /// Peers can't be reached from here.
+    #[error("{0}")]
+    Transport(#[from] TransportError),
+    /// The admin socket can't be opened.
+    #[error("{0}")]
+    Admin(#[from] AdminError),
+    /// A thread can't be started.
+    #[error("can't start a thread: {0}")]
+    Thread(std::io::Error),
+    /// It ran, and then could not go on.
+    #[error("{0}")]
+    Driver(#[from] DriverError),
+}
+
+impl NodeError {
+    /// Whether the operator's files are at fault, so that starting again is of no use before they are changed.
+    pub fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::Genesis(_) | Self::Members { .. } | Self::Protocol { .. } | Self::NotAMember { .. }
+        )
+    }
+}
+
+/// Runs a member until `stop` is set or something breaks.
+///
+/// # Errors
+/// See [`NodeError`].
+pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(), NodeError> {
+    let (genesis, members) = read_genesis(config)?;
+    let directory = DataDir::open(&config.node.data_dir)?;
+    let identity = Identity::load_or_create(directory.path())?;
+    let key = identity.public_key();
+    let member = members.by_key(&key).ok_or_else(|| NodeError::NotAMember {
+        key,
+        directory: directory.path().to_owned(),
+        cluster: genesis.name.clone(),
+    })?;
+    let me = member.id;
+    let listen = config.node.listen.unwrap_or(member.address);
+    let admin = AdminServer::bind(&config.admin.socket)?;
+
+    let cluster = Cluster { name: genesis.name.clone(), id: members.cluster() };
+    let log = LogStore::open(&directory, &cluster)?;
+    let durable = log.load()?;
+    let log_reader = log.reader();
+    let state = open_state(&directory, &members, &durable, &log_reader)?;
+    let state_reader = state.reader();
+    let states = state.recent_digests();
+
+    let timing = Timing::default();
+    let clock = Clock::start();
+    let setup = Setup { me, members: Arc::clone(&members), signer: identity.signer(), timing };
+    let replica = Replica::start(setup, durable, states, clock.now());
+    let (status_sender, status) = watch::channel(replica.status());
+    let (events, event_receiver) = mpsc::channel(EVENTS);
+    let (internal, internal_receiver) = mpsc::unbounded_channel();
+    let peers = Arc::new(Peers::new(&members));
+
+    let reporter = internal.clone();
+    let report = Box::new(move |durable| {
+        // The driver has gone only when the daemon stops.
+        let _ = reporter.send(Internal::Durable(durable));
+    });
+    let log = LogWriter::start(log, report).map_err(NodeError::Thread)?;
+    let executor = Executor::start(me, state, internal).map_err(NodeError::Thread)?;
+    let executed_ms = executor.executed_ms();
+    let inbound = Arc::new(Inbound {
+        verifier: Verifier::new(Arc::clone(&members), Arc::new(Ed25519)),
+        peers: Arc::clone(&peers),
+        events: events.clone(),
+    });
+    let transport_config = TransportConfig { me, members: Arc::clone(&members), listen };
+    let transport = Arc::new(Transport::start(transport_config, &identity, inbound).await?);
+    let others: Vec<_> = members.ids().filter(|id| *id != me).collect();
+    tracing::info!(cluster = genesis.name, node = me.0, %listen, socket = %config.admin.socket.display(), "started");
+
+    let telling = tell_progress(Arc::clone(&transport), others.clone(), status.clone());
+    let service =
+        NodeService { me, genesis, members, peers, status, events, state: state_reader, executed_ms };
+    let serving = tokio::spawn(admin.serve(Arc::new(service), stop.clone()));
+    let parts = Parts {
+        me,
+        others,
+        replica,
+        clock,
+        timing,
+        log,
+        reader: log_reader,
+        executor,
+        transport: Arc::clone(&transport),
+        status: status_sender,
+    };
+    let driver = tokio::spawn(Driver::new(parts).run(event_receiver, internal_receiver, stop.clone()));
+    let result = driver.await.map_err(|_| DriverError::ThreadEnded)?;
+    telling.abort();
+    if result.is_ok() {
+        // The driver also ends on its own when nobody can send it anything any more.
+        let _ = stop.wait_for(|stop| *stop).await;
+        let _ = serving.await;
+    } else {
+        serving.abort();
+    }
+    transport.shutdown().await;
+    drop(directory);
+    Ok(result?)
+}
+
+/// The genesis that a configuration names, and its members.
+///
+/// # Errors
+/// The file can't be read, or names no possible cluster.
+pub fn read_genesis(config: &Config) -> Result<(Genesis, Arc<Membership>), NodeError> {
+    let path = &config.node.genesis;
+    let genesis = bftd_client::genesis::read(path)?;
+    if !genesis.protocol.is_available() {
+        return Err(NodeError::Protocol { path: path.clone(), protocol: genesis.protocol });
+    }
+    let members =
+        genesis.membership().map_err(|source| NodeError::Members { path: path.clone(), source })?;
+    Ok((genesis, Arc::new(members)))
+}
+
+/// Opens the state, and executes what the log has and it has not.
+fn open_state(
+    directory: &DataDir,
+    members: &Membership,
+    durable: &Durable,
+    log: &LogReader,
+) -> Result<StateStore, NodeError> {
+    let mut state = StateStore::open(directory.path(), members.cluster(), members.root())?;
+    let committed = durable.committed.as_ref().map_or(members.root(), |c| c.certificate.block()).index;
+    let executed = state.head().executed.index;
+    if executed > committed {
+        return Err(NodeError::StateAhead { directory: directory.path().to_owned(), executed, committed });
+    }
+    if executed < committed {
+        tracing::info!(from = executed.0, to = committed.0, "executing the log again");
+    }
+    let mut blocks = log.blocks(executed.next(), committed);
+    loop {
+        let next: Vec<_> = blocks.by_ref().take(REPLAYED_AT_ONCE).collect::<Result<_, _>>()?;
+        if next.is_empty() {
+            return Ok(state);
+        }
+        state.execute(&next)?;
+    }
+}
+
+/// Takes frames from the transport: decodes and verifies them beside the driver, and counts who sends what.
+struct Inbound {
+    verifier: Verifier,
+    peers: Arc<Peers>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Deliver for Inbound {
+    async fn deliver(&self, from: MemberId, _lane: Lane, frame: Bytes) {
+        let verified = match Frame::decode(&frame) {
+            Ok(Frame::Progress(progress)) => {
+                self.peers.hear(from, progress);
+                return;
+            }
+            Ok(Frame::Message(message)) => {
+                let name = message.name();
+                self.verifier.verify(*message).map_err(|why| format!("{name}: {why}"))
+            }
+            Err(malformed) => Err(malformed.to_string()),
+        };
+        match verified {
+            Ok(message) => {
+                self.peers.count(from, true);
+                // Waiting here slows the peer down. The driver has gone only when the daemon stops.
+                let _ = self.events.send(Event::Message(from, message)).await;
+            }
+            Err(why) => {
+                let corrupt = self.peers.count(from, false);
+                // A peer must not fill the log: the 1st, 2nd, 4th, 8th … is told.
+                if corrupt.is_power_of_two() {
+                    tracing::warn!(peer = from.0, corrupt, why, "dropped a corrupt message");
+                }
+            }
+        }
+    }
+}
+
+/// Tells the other members how far this one is, for their `status`.
+fn tell_progress(
+    transport: Arc<Transport>,
+    others: Vec<MemberId>,
+    status: watch::Receiver<bftd_core::replica::Status>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut every = time::interval(TELL_EVERY);
+        loop {
+            every.tick().await;
+            let progress = {
+                let status = status.borrow();
+                Progress {
+                    term: status.term.0,
+                    prepared: status.prepared.0,
+                    committed: status.committed.index.0,
+                    executed: status.executed.index.0,
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                }
+            };
+            let frame = Frame::of_progress(&progress);
+            for other in &others {
+                transport.send(*other, Lane::Votes, frame.clone());
+            }
+        }
+    })
+}

@@ -1,0 +1,187 @@
+//! What the admin socket offers: this daemon's clients, served in the name of the whole cluster.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bftd_client::protocol::{
+    At, ClusterStatus, Consistency, Failure, Health, MemberStatus, Request, Response, Status,
+};
+use bftd_core::{
+    ids::MemberId,
+    kv::{Answer, Operation, Query},
+    membership::{Genesis, Member, Membership},
+    replica,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    admin::{PeerCredentials, Service},
+    driver::Event,
+    peers::Peers,
+    state::StateReader,
+};
+
+/// Answers the requests of this daemon's clients.
+pub struct NodeService {
+    /// This member.
+    pub me: MemberId,
+    /// The cluster's genesis.
+    pub genesis: Genesis,
+    /// Its members.
+    pub members: Arc<Membership>,
+    /// What is known of them.
+    pub peers: Arc<Peers>,
+    /// The replica, as the driver shows it.
+    pub status: watch::Receiver<replica::Status>,
+    /// The driver.
+    pub events: mpsc::Sender<Event>,
+    /// The state.
+    pub state: StateReader,
+    /// The time of the last executed block, in milliseconds since the Unix epoch.
+    pub executed_ms: Arc<AtomicU64>,
+}
+
+impl Service for NodeService {
+    async fn handle(&self, _peer: PeerCredentials, request: Request) -> Response {
+        let result = match request {
+            Request::Execute(operation) => self.execute(&operation).await,
+            Request::Query { query, consistency } => self.query(query, consistency).await,
+            Request::Status => Ok(Response::Status(Box::new(self.status()))),
+        };
+        result.unwrap_or_else(Response::Failed)
+    }
+}
+
+impl NodeService {
+    async fn execute(&self, operation: &Operation) -> Result<Response, Failure> {
+        operation.check().map_err(Failure::Refused)?;
+        self.require_quorum()?;
+        let (client, done) = oneshot::channel();
+        self.tell_driver(Event::Change(operation.encode(), client))?;
+        match done.await {
+            Ok(Ok(executed)) => Ok(Response::Executed {
+                outcome: executed.outcome,
+                index: executed.block.index.0,
+                term: executed.block.term.0,
+            }),
+            Ok(Err(_)) => Err(Failure::Busy),
+            Err(_) => Err(Failure::Stopping),
+        }
+    }
+
+    async fn query(&self, query: Query, consistency: Consistency) -> Result<Response, Failure> {
+        if consistency == Consistency::Linearizable {
+            self.require_quorum()?;
+            let (client, readable) = oneshot::channel();
+            self.tell_driver(Event::Read(client))?;
+            readable.await.map_err(|_| Failure::Busy)?;
+        }
+        let found = self.state.query_many(&[query]).map_err(|error| Failure::Internal(error.to_string()))?;
+        let at = At {
+            revision: found.head.revision,
+            index: found.head.executed.index.0,
+            age_ms: now_ms().saturating_sub(self.executed_ms.load(Ordering::Relaxed)),
+        };
+        match found.answers.into_iter().next() {
+            Some(Answer::Entry(entry)) => Ok(Response::Found { entry, at }),
+            Some(Answer::Listing(listing)) => Ok(Response::Listed { listing, at }),
+            Some(Answer::Count(count)) => Ok(Response::Counted { count, at }),
+            None => Err(Failure::Internal("the state gave no answer".to_owned())),
+        }
+    }
+
+    fn tell_driver(&self, event: Event) -> Result<(), Failure> {
+        self.events.try_send(event).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Failure::Busy,
+            mpsc::error::TrySendError::Closed(_) => Failure::Stopping,
+        })
+    }
+
+    /// Refuses at once what can't succeed, before anything is sent.
+    fn require_quorum(&self) -> Result<(), Failure> {
+        let (reachable, needed) = (self.peers.reachable(self.me), self.members.quorum());
+        if reachable >= needed {
+            return Ok(());
+        }
+        Err(Failure::NoQuorum { reachable: reachable as u64, n: self.members.n() as u64, needed: needed as u64 })
+    }
+
+    fn status(&self) -> Status {
+        let own = self.status.borrow().clone();
+        let members: Vec<_> =
+            self.members.members().iter().map(|member| self.member_status(member, &own)).collect();
+        let reachable = members.iter().filter(|member| member.reachable).count();
+        let agree = self.members.ids().all(|id| id == self.me || self.peers.progress(id).1.term == own.term.0);
+        let state = if reachable < self.members.quorum() {
+            Health::NoQuorum
+        } else if reachable < self.members.n() || !agree || !own.open || own.committed.index.0 == 0 {
+            Health::Degraded
+        } else {
+            Health::Healthy
+        };
+        let hints = hints(&members, state, self.members.quorum());
+        let cluster = ClusterStatus {
+            name: self.genesis.name.clone(),
+            id: self.members.cluster().to_string(),
+            protocol: self.members.protocol(),
+            state,
+            n: self.members.n() as u64,
+            f: self.members.f() as u64,
+            tolerates: reachable.saturating_sub(self.members.quorum()) as u64,
+            epoch: self.members.epoch().0,
+            term: own.term.0,
+            leader: own.leader.0,
+            committed: own.committed.index.0,
+            executed: own.executed.index.0,
+            state_digest: own.executed.state.to_string(),
+        };
+        Status { cluster, me: self.me.0, members, hints }
+    }
+
+    fn member_status(&self, member: &Member, own: &replica::Status) -> MemberStatus {
+        let (reachable, heard) = self.peers.progress(member.id);
+        let (correct, corrupt) = self.peers.counts(member.id);
+        let is_me = member.id == self.me;
+        let of = |mine: u64, heard: u64| if is_me { mine } else { heard };
+        MemberStatus {
+            id: member.id.0,
+            name: member.name.clone(),
+            leads: member.id == own.leader,
+            reachable: is_me || reachable,
+            prepared: of(own.prepared.0, heard.prepared),
+            committed: of(own.committed.index.0, heard.committed),
+            executed: of(own.executed.index.0, heard.executed),
+            correct,
+            corrupt,
+            evidence: 0,
+            faults: Vec::new(),
+            version: if is_me { env!("CARGO_PKG_VERSION").to_owned() } else { heard.version },
+        }
+    }
+}
+
+fn hints(members: &[MemberStatus], state: Health, quorum: usize) -> Vec<String> {
+    let away: Vec<_> =
+        members.iter().filter(|member| !member.reachable).map(|member| member.name.as_str()).collect();
+    let away = away.join(", ");
+    match state {
+        Health::NoQuorum => vec![format!(
+            "nothing can be decided until {quorum} members are reachable: start {away}, or mend the network to them"
+        )],
+        Health::Degraded if !away.is_empty() => {
+            vec![format!("not heard of: {away}; see whether bftd runs there and UDP reaches it")]
+        }
+        Health::Degraded => vec!["the members are changing the term; ask again in a moment".to_owned()],
+        Health::Healthy | Health::Uninitialised => Vec::new(),
+    }
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
