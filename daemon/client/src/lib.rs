@@ -1,1 +1,27 @@
-//! 
+//! A client of `bftd`: the admin socket's protocol, and an async [`Client`] for it.
+//!
+//! A client talks to its own daemon, which it trusts; the daemon passes requests on to whoever leads. Many calls may be in
+//! flight on one connection, and a [`Client`] is cheap to clone.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), bftd_client::Error> {
+//! use bftd_client::{Client, Consistency, Expect};
+//!
+//! let client = Client::connect("/run/bftd/admin.sock".as_ref()).await?;
+//! let put = client.put("greeting".into(), "hello".into(), Expect::Anything).await?;
+//! let (entry, at) = client.get("greeting".into(), Consistency::Linearizable).await?;
+//! assert!(at.index >= put.index);
+//! assert_eq!(entry.map(|entry| entry.value), Some("hello".into()));
+//! # Ok(())
+//! # }
+//! ```
+
+mod client;
+pub mod frame;
+pub mod genesis;
+pub mod protocol;
+
+pub use bftd_core::kv::{Entry, Expect, Listing, Operation, Outcome, Query, Refusal};
+pub use bytes::Bytes;
+pub use client::{Changed, Client, DEFAULT_DEADLINE, Error};
+pub use protocol::{At, Consistency, Failure, Health, MemberStatus, Request, Response, Status};

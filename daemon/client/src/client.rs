@@ -1,0 +1,331 @@
+//! The async client: one connection, many calls in flight.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bftd_core::kv::{Entry, Expect, Listing, Operation, Outcome, Query};
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
+    sync::{Notify, Semaphore, oneshot},
+    time::timeout,
+};
+
+use crate::{
+    frame::{self, FrameError},
+    protocol::{At, Call, Consistency, Failure, Reply, Request, Response, Status},
+};
+
+/// How long a call waits for its answer unless told otherwise.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+/// How many calls of one connection are in flight; more wait for a place.
+const IN_FLIGHT: usize = 4096;
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No daemon answers on the socket. Nothing was sent.
+    #[error("no daemon answers on {}: {source}", path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Whatever answers on the socket is not a daemon of this version. Nothing was sent.
+    #[error("on {}: {source}", path.display())]
+    NotUnderstood {
+        /// The socket.
+        path: PathBuf,
+        /// What is different.
+        source: FrameError,
+    },
+    /// A change was sent, and no answer came: it may or may not have happened, and may still happen.
+    #[error("the outcome is unknown: {0}")]
+    OutcomeUnknown(String),
+    /// No answer came; nothing was asked that could change anything.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+    /// The daemon could not do it.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The request is too large to be sent.
+    #[error("the request is too large to be sent: {0}")]
+    TooLarge(String),
+}
+
+/// A change that was committed and executed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The index of its block.
+    pub index: u64,
+    /// The term of its block.
+    pub term: u64,
+}
+
+/// A connection to a daemon. Clones share it; it closes with the last one.
+#[derive(Clone, Debug)]
+pub struct Client {
+    connection: Arc<Connection>,
+    deadline: Duration,
+}
+
+#[derive(Debug)]
+struct Connection {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is something to write, or nobody who could want to.
+    news: Notify,
+    next: AtomicU64,
+    places: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Bounded by [`IN_FLIGHT`].
+    waiting: HashMap<u64, oneshot::Sender<Response>>,
+    /// Frames to be written. Bounded by [`IN_FLIGHT`] calls of at most a frame each.
+    out: Vec<u8>,
+    /// Why the connection is of no more use.
+    broken: Option<String>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails everything that waits, now and later.
+    fn break_off(&self, why: &str) {
+        let mut state = self.state();
+        state.broken.get_or_insert_with(|| why.to_owned());
+        state.waiting.clear();
+        drop(state);
+        self.news.notify_one();
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.shared.break_off("the client was closed");
+    }
+}
+
+impl Client {
+    /// Connects to a daemon's admin socket.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::NotUnderstood`].
+    pub async fn connect(path: &Path) -> Result<Self, Error> {
+        let unreachable = |source| Error::Unreachable { path: path.to_owned(), source };
+        let greet = async {
+            let mut stream = UnixStream::connect(path).await.map_err(unreachable)?;
+            stream.write_all(&frame::greeting(env!("CARGO_PKG_VERSION"))).await.map_err(unreachable)?;
+            let mut buffer = BytesMut::new();
+            match frame::read_greeting(&mut stream, &mut buffer).await {
+                Ok(_) => Ok((stream, buffer)),
+                Err(FrameError::Io(source)) => Err(unreachable(source)),
+                Err(source) => Err(Error::NotUnderstood { path: path.to_owned(), source }),
+            }
+        };
+        let slow = || unreachable(io::Error::new(io::ErrorKind::TimedOut, "no greeting within 5 seconds"));
+        let (stream, buffer) = timeout(Duration::from_secs(5), greet).await.map_err(|_| slow())??;
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            news: Notify::new(),
+            next: AtomicU64::new(1),
+            places: Semaphore::new(IN_FLIGHT),
+        });
+        let (reader, writer) = stream.into_split();
+        tokio::spawn(read_replies(reader, buffer, Arc::clone(&shared)));
+        tokio::spawn(write_calls(writer, Arc::clone(&shared)));
+        Ok(Self { connection: Arc::new(Connection { shared }), deadline: DEFAULT_DEADLINE })
+    }
+
+    /// The same connection with another deadline for calls.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { connection: Arc::clone(&self.connection), deadline }
+    }
+
+    /// Sends a request and waits for its answer, whatever it is.
+    ///
+    /// # Errors
+    /// [`Error::OutcomeUnknown`] for a change, [`Error::NoAnswer`] for a question, where no answer comes in time or
+    /// the connection breaks.
+    pub async fn call(&self, request: Request) -> Result<Response, Error> {
+        let is_change = matches!(request, Request::Execute(_));
+        let lost = |why: String| if is_change { Error::OutcomeUnknown(why) } else { Error::NoAnswer(why) };
+        let shared = &self.connection.shared;
+        let id = shared.next.fetch_add(1, Ordering::Relaxed);
+        let answer = async {
+            let _place = shared.places.acquire().await.map_err(|_| Error::NoAnswer("closed".to_owned()))?;
+            let (sender, receiver) = oneshot::channel();
+            {
+                let mut state = shared.state();
+                if let Some(why) = &state.broken {
+                    return Err(Error::NoAnswer(why.clone()));
+                }
+                frame::write(&mut state.out, &Call { id, request })
+                    .map_err(|error| Error::TooLarge(error.to_string()))?;
+                state.waiting.insert(id, sender);
+            }
+            shared.news.notify_one();
+            receiver.await.map_err(|_| {
+                lost(shared.state().broken.clone().unwrap_or_else(|| "the connection broke".to_owned()))
+            })
+        };
+        match timeout(self.deadline, answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                shared.state().waiting.remove(&id);
+                Err(lost(format!("no answer within {:?}", self.deadline)))
+            }
+        }
+    }
+
+    /// Decides and executes a change.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn execute(&self, operation: Operation) -> Result<Changed, Error> {
+        match self.call(Request::Execute(operation)).await? {
+            Response::Executed { outcome: Outcome::Refused(refusal), .. } => {
+                Err(Failure::Refused(refusal).into())
+            }
+            Response::Executed { outcome, index, term } => Ok(Changed { outcome, index, term }),
+            Response::Failed(Failure::Stopping) => Err(Error::OutcomeUnknown(Failure::Stopping.to_string())),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Stores a value. Whether `expect` held is in the outcome.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn put(&self, key: Bytes, value: Bytes, expect: Expect) -> Result<Changed, Error> {
+        self.execute(Operation::Put { key, value, expect }).await
+    }
+
+    /// Deletes a key.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete(&self, key: Bytes) -> Result<Changed, Error> {
+        self.execute(Operation::Delete { key }).await
+    }
+
+    /// Deletes every key that begins with `prefix`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete_prefix(&self, prefix: Bytes) -> Result<Changed, Error> {
+        self.execute(Operation::DeletePrefix { prefix }).await
+    }
+
+    /// Looks a key up.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get(&self, key: Bytes, consistency: Consistency) -> Result<(Option<Entry>, At), Error> {
+        match self.call(Request::Query { query: Query::Get { key }, consistency }).await? {
+            Response::Found { entry, at } => Ok((entry, at)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Lists keys; see [`Query::List`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn list(&self, query: Query, consistency: Consistency) -> Result<(Listing, At), Error> {
+        match self.call(Request::Query { query, consistency }).await? {
+            Response::Listed { listing, at } => Ok((listing, at)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Counts the keys that begin with `prefix`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn count(&self, prefix: Bytes, consistency: Consistency) -> Result<(u64, At), Error> {
+        match self.call(Request::Query { query: Query::Count { prefix }, consistency }).await? {
+            Response::Counted { count, at } => Ok((count, at)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// How the cluster is.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn status(&self) -> Result<Status, Error> {
+        match self.call(Request::Status).await? {
+            Response::Status(status) => Ok(*status),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+fn unexpected(response: Response) -> Error {
+    match response {
+        Response::Failed(failure) => failure.into(),
+        _ => Failure::Internal("the daemon answered another question".to_owned()).into(),
+    }
+}
+
+async fn read_replies(mut stream: OwnedReadHalf, mut buffer: BytesMut, shared: Arc<Shared>) {
+    let why = loop {
+        match frame::read::<Reply>(&mut stream, &mut buffer).await {
+            Ok(Some(reply)) => {
+                let waiting = shared.state().waiting.remove(&reply.id);
+                if let Some(waiting) = waiting {
+                    // Whoever waited may have given up.
+                    let _ = waiting.send(reply.response);
+                }
+            }
+            Ok(None) => break "the daemon closed the connection".to_owned(),
+            Err(error) => break error.to_string(),
+        }
+    };
+    shared.break_off(&why);
+}
+
+/// Writes whatever has gathered, at once.
+async fn write_calls(mut stream: OwnedWriteHalf, shared: Arc<Shared>) {
+    let mut out = Vec::new();
+    loop {
+        {
+            let mut state = shared.state();
+            if state.broken.is_some() {
+                return;
+            }
+            std::mem::swap(&mut out, &mut state.out);
+        }
+        if out.is_empty() {
+            shared.news.notified().await;
+            continue;
+        }
+        if let Err(error) = stream.write_all(&out).await {
+            shared.break_off(&error.to_string());
+            return;
+        }
+        out.clear();
+    }
+}

@@ -1,0 +1,162 @@
+//! The admin socket: where this host's clients are served.
+//!
+//! - Who may connect is a matter of the file's mode (0660); who asks is told to the [`Service`] (SO_PEERCRED).
+//! - Each connection is one task: it reads calls, polls the answers under way, and writes whatever answers are ready
+//!   at once. Answers come in any order.
+//! - Bounds: [`CONNECTIONS`] connections (more wait to be accepted), [`IN_FLIGHT`] calls of each (then reading pauses),
+//!   16 MiB a frame; a greeting must come within [`GREETING_DEADLINE`], a frame once begun be complete within
+//!   [`FRAME_DEADLINE`].
+
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs, io,
+    os::unix::{fs::PermissionsExt, net::UnixStream as BlockingStream},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bftd_client::protocol::{Request, Response};
+use tokio::{
+    net::UnixListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+
+/// How many connections are served at once.
+pub const CONNECTIONS: usize = 1024;
+/// How many calls of one connection are under way at once.
+pub const IN_FLIGHT: usize = 4096;
+/// Within what time a client must send its greeting.
+pub const GREETING_DEADLINE: Duration = Duration::from_secs(5);
+/// Within what time a frame must be complete once its first byte is here.
+pub const FRAME_DEADLINE: Duration = Duration::from_secs(10);
+/// The longest path that a Unix socket can have, in bytes.
+const LONGEST_PATH: usize = 107;
+/// Owner and group may connect.
+const MODE: u32 = 0o660;
+
+/// Answers the calls of clients.
+pub trait Service: Send + Sync + 'static {
+    /// Answers one call. Dropped unfinished when the client goes away.
+    fn handle(&self, peer: PeerCredentials, request: Request) -> impl Future<Output = Response> + Send;
+}
+
+/// Who is at the other end of a connection, by the kernel's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerCredentials {
+    /// The user.
+    pub uid: u32,
+    /// The user's group.
+    pub gid: u32,
+    /// The process, where the kernel says.
+    pub pid: Option<i32>,
+}
+
+/// Why the socket can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Such a path can't be a socket's.
+    #[error(
+        "the admin socket's path has {bytes} bytes, a Unix socket's has at most {LONGEST_PATH}: {}; choose a shorter one \
+         with `socket` in [admin]", path.display()
+    )]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+    },
+    /// Somebody answers there.
+    #[error("another daemon answers on {}; stop it, or choose another `socket` in [admin]", path.display())]
+    InUse {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The operating system refuses.
+    #[error("can't open the admin socket {}: {source}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The open socket. Its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct AdminServer {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Nobody can be told, and the next daemon replaces a stale file.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl AdminServer {
+    /// Opens the socket. A file that a dead daemon left is replaced.
+    ///
+    /// # Errors
+    /// See [`AdminError`].
+    pub fn bind(path: &Path) -> Result<Self, AdminError> {
+        let bytes = path.as_os_str().len();
+        if bytes > LONGEST_PATH {
+            return Err(AdminError::PathTooLong { path: path.to_owned(), bytes });
+        }
+        let failed = |source| AdminError::Io { path: path.to_owned(), source };
+        match BlockingStream::connect(path) {
+            Ok(_) => return Err(AdminError::InUse { path: path.to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(path).map_err(failed)?;
+            }
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        let file = SocketFile(path.to_owned());
+        fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(failed)?;
+        Ok(Self { listener, file })
+    }
+
+    /// Serves clients until `stop` is set.
+    pub async fn serve<S: Service>(self, service: Arc<S>, mut stop: watch::Receiver<bool>) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut sessions = JoinSet::new();
+        loop {
+            let accept = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (place, self.listener.accept().await)
+            };
+            let (place, accepted) = tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                accepted = accept => accepted,
+            };
+            while sessions.try_join_next().is_some() {}
+            match accepted {
+                Ok((stream, _)) => {
+                    let service = Arc::clone(&service);
+                    sessions.spawn(async move {
+                        let _place = place;
+                        session::serve(stream, service).await;
+                    });
+                }
+                Err(error) => {
+                    // Out of file descriptors, most likely: others will be closed.
+                    tracing::warn!(%error, "can't accept a client on the admin socket");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        sessions.shutdown().await;
+        drop(self.file);
+    }
+}
