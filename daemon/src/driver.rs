@@ -97,7 +97,6 @@ pub enum DriverError {
 }
 
 /// Everything that the loop needs.
-#[derive(Debug)]
 pub struct Driver {
     me: MemberId,
     others: Vec<MemberId>,
@@ -154,7 +153,6 @@ impl Clock {
 }
 
 /// What a driver is made of.
-#[derive(Debug)]
 pub struct Parts {
     /// This member.
     pub me: MemberId,

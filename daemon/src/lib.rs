@@ -1,4 +1,15 @@
 //! The daemon: one member of a cluster, on real disks and sockets.
+//!
+//! ARCHITECTURE.md is the map; [`node`] wires the parts, [`driver`] is the loop that drives the replica.
 
+pub mod admin;
+pub mod config;
+pub mod driver;
+pub mod execute;
+pub mod identity;
+pub mod node;
+pub mod peers;
+pub mod service;
 pub mod state;
 pub mod store;
+pub mod transport;

@@ -1,0 +1,222 @@
+//! Outgoing: one task per peer that dials it, writes both lanes, and dials again when the connection is gone.
+//!
+//! Between attempts it waits: 50 ms, doubling to 2 s, each shortened at random by up to half. A connection that was
+//! accepted and lived for [`STEADY`] sets this back; so does not one that the peer ends at once. A peer that dials us
+//! is up, and ends the wait.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::rand;
+use bftd_core::ids::MemberId;
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendStream, VarInt, WriteError};
+use tokio::time::{sleep, timeout};
+
+use super::{CloseCode, Counted, Lane, Shared, frame, peer::Peer, settings::DIAL_DEADLINE};
+
+/// The first wait between attempts.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// The longest.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How long a connection lives before it counts as a success.
+const STEADY: Duration = Duration::from_secs(1);
+/// How often a failure that stays the same is logged again.
+const REPEAT_LOG: Duration = Duration::from_secs(60);
+/// TLS needs some name; keys are what counts.
+const SERVER_NAME: &str = "bftd";
+/// Votes go before blocks.
+const VOTES_PRIORITY: i32 = 1;
+/// TLS alerts as QUIC error codes (RFC 9001, §4.8): 0x100, plus the alert.
+const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
+const CERTIFICATE_UNKNOWN: u64 = 0x100 + 46;
+
+/// Keeps a connection to the peer. Never returns.
+pub(super) async fn keep_dialling(
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    endpoint: Endpoint,
+    config: ClientConfig,
+) {
+    let mut wait = FIRST_WAIT;
+    let mut log = FailureLog::new(peer.id);
+    loop {
+        match dial(&shared, &peer, &endpoint, config.clone()).await {
+            Ok(connection) => {
+                let since = Instant::now();
+                let (error, confirmed) = use_connection(&peer, &connection).await;
+                note_refusal(&shared, &peer, &error);
+                if confirmed && since.elapsed() >= STEADY {
+                    wait = FIRST_WAIT;
+                    log.recovered();
+                }
+                log.failed(&explain(&error));
+            }
+            Err(failure) => log.failed(&failure),
+        }
+        tokio::select! {
+            () = sleep(shortened(wait)) => wait = (wait * 2).min(LONGEST_WAIT),
+            () = peer.is_up.notified() => {}
+        }
+    }
+}
+
+/// One attempt; the error is for people.
+async fn dial(
+    shared: &Shared,
+    peer: &Peer,
+    endpoint: &Endpoint,
+    config: ClientConfig,
+) -> Result<Connection, String> {
+    let connecting =
+        endpoint.connect_with(config, peer.address, SERVER_NAME).map_err(|error| error.to_string())?;
+    match timeout(DIAL_DEADLINE, connecting).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => {
+            note_refusal(shared, peer, &error);
+            Err(explain(&error))
+        }
+        Err(_) => Err("no answer".into()),
+    }
+}
+
+/// Writes both lanes until the connection ends. Returns why, and whether the peer had accepted it.
+async fn use_connection(peer: &Peer, connection: &Connection) -> (ConnectionError, bool) {
+    peer.set_outgoing(Some(connection.clone()));
+    tracing::debug!(peer = %peer.id, address = %peer.address, "connected");
+    let broken = tokio::select! {
+        error = write_lanes(peer, connection) => error,
+        error = connection.closed() => error,
+    };
+    let confirmed = connection.stats().frame_rx.handshake_done > 0;
+    peer.set_outgoing(None);
+    connection.close(CloseCode::Protocol.into(), b"cannot write");
+    (broken, confirmed)
+}
+
+/// Streams are told apart by their order: votes, then bulk.
+async fn write_lanes(peer: &Peer, connection: &Connection) -> ConnectionError {
+    let streams = async { Ok((connection.open_uni().await?, connection.open_uni().await?)) };
+    let (votes, bulk) = match streams.await {
+        Ok(streams) => streams,
+        Err(error) => return error,
+    };
+    // Fails only for a stream that has ended already, and then so does the first write.
+    let _ = votes.set_priority(VOTES_PRIORITY);
+    let error = tokio::select! {
+        error = write_lane(peer, Lane::Votes, votes) => error,
+        error = write_lane(peer, Lane::Bulk, bulk) => error,
+    };
+    match error {
+        WriteError::ConnectionLost(error) => error,
+        // The peer has stopped the stream: this connection is of no more use.
+        _ => ConnectionError::LocallyClosed,
+    }
+}
+
+/// Everything that waits goes out in one write.
+async fn write_lane(peer: &Peer, lane: Lane, mut stream: SendStream) -> WriteError {
+    let mut batch = Vec::new();
+    let mut buffers = Vec::new();
+    loop {
+        peer.queue(lane).take(&mut batch).await;
+        frame::pack(&batch, &mut buffers);
+        if let Err(error) = stream.write_all_chunks(&mut buffers).await {
+            return error;
+        }
+        peer.sent.add(batch.len() as u64, batch.iter().map(|frame| frame.len() as u64).sum());
+        batch.clear();
+        buffers.clear();
+    }
+}
+
+/// Counts and logs a refusal, by us or by the peer.
+fn note_refusal(shared: &Shared, peer: &Peer, error: &ConnectionError) {
+    let warn = |counted: &Counted, reason: &str| {
+        counted.count(|left_out| {
+            tracing::warn!(peer = %peer.id, address = %peer.address, left_out, "not connected: {reason}");
+        });
+    };
+    match error {
+        ConnectionError::TransportError(error) if is_alert(u64::from(error.code)) => {
+            warn(&shared.strangers, plain_reason(&error.reason));
+        }
+        ConnectionError::ConnectionClosed(close)
+            if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL =>
+        {
+            warn(&shared.other_cluster, OTHER_CLUSTER);
+        }
+        _ => {}
+    }
+}
+
+/// What a connection's end means, for people.
+fn explain(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::TransportError(error) if is_alert(u64::from(error.code)) => {
+            plain_reason(&error.reason).into()
+        }
+        ConnectionError::ConnectionClosed(close) => match u64::from(close.error_code) {
+            NO_APPLICATION_PROTOCOL => OTHER_CLUSTER.into(),
+            CERTIFICATE_UNKNOWN => format!(
+                "the daemon there does not let us in ({}): do both have the same genesis?",
+                plain_reason(&String::from_utf8_lossy(&close.reason))
+            ),
+            _ => error.to_string(),
+        },
+        ConnectionError::ApplicationClosed(close)
+            if close.error_code == VarInt::from(CloseCode::Replaced) =>
+        {
+            "replaced by a newer connection with our key: does another process run with this identity?".into()
+        }
+        error => error.to_string(),
+    }
+}
+
+const OTHER_CLUSTER: &str =
+    "the daemon at this address belongs to another cluster, or speaks another version of the protocol";
+
+/// Whether a QUIC error code is a TLS alert.
+pub(super) fn is_alert(code: u64) -> bool {
+    (0x100..0x200).contains(&code)
+}
+
+/// A refusal by one of our verifiers, without what rustls wraps around it.
+pub(super) fn plain_reason(reason: &str) -> &str {
+    reason
+        .strip_prefix("invalid peer certificate: Other(OtherError(")
+        .and_then(|reason| reason.strip_suffix("))"))
+        .unwrap_or(reason)
+}
+
+/// From half of `wait` to all of it, so that diallers don't keep step.
+fn shortened(wait: Duration) -> Duration {
+    let mut random = [0; 1];
+    rand::fill(&mut random).expect("the system's source of randomness works");
+    wait / 2 + wait * u32::from(random[0]) / (2 * u32::from(u8::MAX))
+}
+
+/// Says what is wrong with a connection once, and again when that changes or lasts.
+struct FailureLog {
+    peer: MemberId,
+    last: Option<(Instant, String)>,
+}
+
+impl FailureLog {
+    fn new(peer: MemberId) -> Self {
+        Self { peer, last: None }
+    }
+
+    fn failed(&mut self, reason: &str) {
+        let known = self.last.as_ref().is_some_and(|(at, last)| last == reason && at.elapsed() < REPEAT_LOG);
+        if !known {
+            tracing::info!(peer = %self.peer, "no connection to this member: {reason}");
+            self.last = Some((Instant::now(), reason.into()));
+        }
+    }
+
+    fn recovered(&mut self) {
+        self.last = None;
+    }
+}
