@@ -119,8 +119,10 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        let invalid =
-            |error: toml::de::Error| ConfigError::Invalid { path: path.to_owned(), reason: error.to_string() };
+        let invalid = |error: toml::de::Error| ConfigError::Invalid {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        };
         let mut config: Self = toml::from_str(&text).map_err(invalid)?;
         for (variable, value) in variables {
             config = config.with_variable(&variable, &value)?;
@@ -178,7 +180,10 @@ mod tests {
     #[test]
     fn a_mistake_is_named_with_line_and_key() {
         let error = load("[node]\ngenesis = \"g\"\nlissten = \"x\"\n", &[]).unwrap_err();
-        assert!(error.contains("bftd.toml") && error.contains("line 3") && error.contains("lissten"), "{error}");
+        assert!(
+            error.contains("bftd.toml") && error.contains("line 3") && error.contains("lissten"),
+            "{error}"
+        );
         let error = load("[node]\ngenesis = \"g\"\nlisten = \"nowhere\"\n", &[]).unwrap_err();
         assert!(error.contains("line 3"), "{error}");
         let error = load("[node]\n", &[]).unwrap_err();

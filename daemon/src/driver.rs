@@ -438,7 +438,11 @@ impl Driver {
             }
             Report::Trusting(term) => tracing::info!(term = term.0, "trusting the leader again"),
             Report::Equivocation(term, leader) => {
-                tracing::warn!(term = term.0, leader = leader.0, "the leader signed two blocks for one index");
+                tracing::warn!(
+                    term = term.0,
+                    leader = leader.0,
+                    "the leader signed two blocks for one index"
+                );
             }
             Report::StateDiffers(term, index) => tracing::error!(
                 term = term.0,

@@ -214,8 +214,7 @@ pub fn read_genesis(config: &Config) -> Result<(Genesis, Arc<Membership>), NodeE
     if !genesis.protocol.is_available() {
         return Err(NodeError::Protocol { path: path.clone(), protocol: genesis.protocol });
     }
-    let members =
-        genesis.membership().map_err(|source| NodeError::Members { path: path.clone(), source })?;
+    let members = genesis.membership().map_err(|source| NodeError::Members { path: path.clone(), source })?;
     Ok((genesis, Arc::new(members)))
 }
 

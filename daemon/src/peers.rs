@@ -126,8 +126,10 @@ impl Peers {
 
     /// What a peer said last, and whether that is recent enough to call it reachable.
     pub fn progress(&self, id: MemberId) -> (bool, Progress) {
-        let heard =
-            self.peers.get(&id).and_then(|peer| peer.heard.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let heard = self
+            .peers
+            .get(&id)
+            .and_then(|peer| peer.heard.lock().unwrap_or_else(PoisonError::into_inner).clone());
         heard.map_or((false, Progress::default()), |(at, progress)| {
             (at.elapsed() < UNREACHABLE_AFTER, progress)
         })

@@ -108,7 +108,11 @@ impl NodeService {
         if reachable >= needed {
             return Ok(());
         }
-        Err(Failure::NoQuorum { reachable: reachable as u64, n: self.members.n() as u64, needed: needed as u64 })
+        Err(Failure::NoQuorum {
+            reachable: reachable as u64,
+            n: self.members.n() as u64,
+            needed: needed as u64,
+        })
     }
 
     fn status(&self) -> Status {
@@ -116,7 +120,8 @@ impl NodeService {
         let members: Vec<_> =
             self.members.members().iter().map(|member| self.member_status(member, &own)).collect();
         let reachable = members.iter().filter(|member| member.reachable).count();
-        let agree = self.members.ids().all(|id| id == self.me || self.peers.progress(id).1.term == own.term.0);
+        let agree =
+            self.members.ids().all(|id| id == self.me || self.peers.progress(id).1.term == own.term.0);
         let state = if reachable < self.members.quorum() {
             Health::NoQuorum
         } else if reachable < self.members.n() || !agree || !own.open || own.committed.index.0 == 0 {

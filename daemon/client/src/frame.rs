@@ -30,7 +30,9 @@ pub enum FrameError {
     #[error("the other side does not speak bftd's admin protocol")]
     NotBftd,
     /// The other side speaks another version.
-    #[error("the other side ({software}) speaks version {theirs} of the admin protocol, this one version {VERSION}")]
+    #[error(
+        "the other side ({software}) speaks version {theirs} of the admin protocol, this one version {VERSION}"
+    )]
     Version {
         /// Its version.
         theirs: u32,

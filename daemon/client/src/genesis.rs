@@ -57,12 +57,7 @@ pub fn write(path: &Path, genesis: &Genesis) -> Result<(), GenesisError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use bftd_core::{
-        crypto::PublicKey,
-        ids::MemberId,
-        membership::Member,
-        protocol::Protocol,
-    };
+    use bftd_core::{crypto::PublicKey, ids::MemberId, membership::Member, protocol::Protocol};
 
     use super::*;
 
@@ -84,7 +79,8 @@ mod tests {
         assert_eq!(found, genesis);
         assert_eq!(found.cluster_id(), genesis.cluster_id());
 
-        let text = fs::read_to_string(&path).unwrap().replace("protocol = \"bft-raft\"", "protocol = \"paxos\"");
+        let text =
+            fs::read_to_string(&path).unwrap().replace("protocol = \"bft-raft\"", "protocol = \"paxos\"");
         fs::write(&path, text).unwrap();
         let error = read(&path).unwrap_err().to_string();
         assert!(error.contains("genesis.toml") && error.contains("line 2"), "{error}");

@@ -48,14 +48,17 @@ async fn converse<S: Service>(stream: UnixStream, service: &S) -> Result<(), Fra
         while answers.len() < IN_FLIGHT {
             let Some(call) = frame::take::<Call>(&mut input)? else { break };
             begun = None;
-            answers.push(async move { Reply { id: call.id, response: service.handle(peer, call.request).await } });
+            answers.push(
+                async move { Reply { id: call.id, response: service.handle(peer, call.request).await } },
+            );
         }
         if input.is_empty() {
             begun = None;
         } else if answers.len() < IN_FLIGHT {
             begun.get_or_insert_with(Instant::now);
         }
-        let deadline = begun.map_or_else(|| Instant::now() + 2 * FRAME_DEADLINE, |begun| begun + FRAME_DEADLINE);
+        let deadline =
+            begun.map_or_else(|| Instant::now() + 2 * FRAME_DEADLINE, |begun| begun + FRAME_DEADLINE);
         let may_read = is_open && answers.len() < IN_FLIGHT;
         tokio::select! {
             Some(reply) = answers.next(), if !answers.is_empty() => {

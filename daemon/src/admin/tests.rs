@@ -66,7 +66,11 @@ async fn a_thousand_calls_in_flight_are_answered_in_any_order() {
         let client = client.clone();
         puts.spawn(async move {
             let changed = client.put("k".into(), vec![0; size].into(), Expect::Anything).await.unwrap();
-            assert_eq!(changed.outcome, Outcome::Put { revision: size as u64 }, "the answer to this very call");
+            assert_eq!(
+                changed.outcome,
+                Outcome::Put { revision: size as u64 },
+                "the answer to this very call"
+            );
         });
     }
     while let Some(put) = puts.join_next().await {
@@ -89,19 +93,19 @@ async fn a_change_without_an_answer_has_an_unknown_outcome_and_a_question_has_no
     assert!(matches!(hasty.delete("k".into()).await, Err(Error::OutcomeUnknown(_))));
     assert!(matches!(hasty.get("k".into(), Consistency::Local).await, Err(Error::NoAnswer(_))));
 
-    let (delete, get, ()) = tokio::join!(
-        client.delete("k".into()),
-        client.get("k".into(), Consistency::Local),
-        async {
+    let (delete, get, ()) =
+        tokio::join!(client.delete("k".into()), client.get("k".into(), Consistency::Local), async {
             tokio::time::sleep(Duration::from_millis(50)).await;
             running.stop.send_replace(true);
-        }
-    );
+        });
     assert!(matches!(delete, Err(Error::OutcomeUnknown(_))), "{delete:?}");
     assert!(matches!(get, Err(Error::NoAnswer(_))), "{get:?}");
     running.task.await.unwrap();
     assert!(!running.directory.path().join("s").exists(), "the file is removed");
-    assert!(matches!(Client::connect(&running.directory.path().join("s")).await, Err(Error::Unreachable { .. })));
+    assert!(matches!(
+        Client::connect(&running.directory.path().join("s")).await,
+        Err(Error::Unreachable { .. })
+    ));
 }
 
 async fn raw(running: &Running, bytes: &[u8]) -> Vec<u8> {
