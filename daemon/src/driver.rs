@@ -2,7 +2,8 @@
 //!
 //! It takes everything that waits, lets the replica step through it, hands all new records to the log's thread as one
 //! group, and sends what needs no disk. What promises something is held back until its record is durable: the
-//! order of [`Output`] is the contract. While a group syncs the next one gathers.
+//! order of [`Output`] is the contract. While a group syncs the next one gathers. Records that nothing waits for (that a block
+//! is committed) go with the next group, or with the next tick.
 //!
 //! Bounds: [`EVENTS`] inputs wait from peers and clients (peers are slowed down, clients are told `Busy`);
 //! [`QUEUED_REQUESTS`] requests and [`QUEUED_BYTES`] bytes of them wait for a batch (more are `Busy`). While the log's
@@ -17,7 +18,7 @@ use std::{
 use bftd_core::{
     block::Request,
     durable::Record,
-    ids::{MemberId, Now},
+    ids::{Index, MemberId, Now},
     limits::{FETCH_BLOCKS, FETCH_BYTES, MAX_BATCH, MAX_BATCH_REQUESTS, Timing},
     message::{Blocks, Message},
     replica::{Halt, Input, Output, ReadTicket, Replica, Report, Status, To},
@@ -116,6 +117,8 @@ pub struct Driver {
     held: VecDeque<(u64, Effect)>,
     loopback: VecDeque<Verified<Message>>,
     records: Vec<Record>,
+    /// Which record says that which block is committed, of those not durable yet. Bounded as the log's records are.
+    commits: VecDeque<(u64, Index)>,
 
     queue: VecDeque<(Request, oneshot::Sender<Done>)>,
     queued_bytes: usize,
@@ -196,6 +199,7 @@ impl Driver {
             held: VecDeque::new(),
             loopback: VecDeque::new(),
             records: Vec::new(),
+            commits: VecDeque::new(),
             queue: VecDeque::new(),
             queued_bytes: 0,
             submitted: Vec::new(),
@@ -246,7 +250,10 @@ impl Driver {
                         self.on_internal(event)?;
                     }
                 }
-                _ = tick.tick() => self.step(Input::Tick),
+                _ = tick.tick() => {
+                    self.step(Input::Tick);
+                    self.log.flush();
+                }
                 count = events.recv_many(&mut taken, AT_ONCE), if !is_full => {
                     if count == 0 {
                         return Ok(());
@@ -292,7 +299,13 @@ impl Driver {
 
     fn on_internal(&mut self, event: Internal) -> Result<(), DriverError> {
         match event {
-            Internal::Durable(durable) => self.durable = durable?,
+            Internal::Durable(durable) => {
+                self.durable = durable?;
+                while let Some((_, index)) = self.commits.pop_front_if(|(record, _)| *record <= self.durable)
+                {
+                    self.executor.note_durable(index);
+                }
+            }
             Internal::Executed(executed) => {
                 let (block, state) = executed?;
                 self.step(Input::Executed(block, state));
@@ -312,6 +325,9 @@ impl Driver {
                 self.log.append(self.records.drain(..));
             }
             self.release()?;
+            if !self.held.is_empty() {
+                self.log.flush();
+            }
             if self.loopback.is_empty() {
                 return Ok(());
             }
@@ -350,6 +366,9 @@ impl Driver {
         match output {
             Output::Persist(record) => {
                 self.emitted += 1;
+                if let Record::Committed(committed) = &record {
+                    self.commits.push_back((self.emitted, committed.certificate.block().index));
+                }
                 self.records.push(record);
             }
             Output::Send { to, message, after } if after <= self.durable => self.send(to, message),
@@ -360,6 +379,14 @@ impl Driver {
                 None => self.executor.expect(now, std::mem::take(&mut self.submitted)),
             },
             Output::Report(report) => self.log_report(&report),
+            Output::Readable(tickets) => {
+                for ticket in tickets {
+                    if let Some(client) = self.reads.remove(&ticket) {
+                        // A client that has gone away doesn't want to know.
+                        let _ = client.send(());
+                    }
+                }
+            }
             other => self.held.push_back((self.emitted, Effect::Other(other))),
         }
     }
@@ -375,13 +402,6 @@ impl Driver {
             match effect {
                 Effect::Send(to, message) => self.send(to, message),
                 Effect::Other(Output::Execute(block)) => self.executor.execute(block),
-                Effect::Other(Output::Readable(tickets)) => {
-                    for ticket in tickets {
-                        if let Some(client) = self.reads.remove(&ticket) {
-                            let _ = client.send(());
-                        }
-                    }
-                }
                 Effect::Other(Output::ServeCommitted { to, after }) => {
                     let run = self.reader.committed_after(after, FETCH_BLOCKS, FETCH_BYTES)?;
                     if let Some(run) = run {

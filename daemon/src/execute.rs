@@ -17,7 +17,7 @@ use std::{
 
 use bftd_core::{
     block::Block,
-    ids::{BatchNumber, Incarnation, MemberId},
+    ids::{BatchNumber, Incarnation, Index, MemberId},
     kv::BlockOutcome,
 };
 use tokio::sync::{mpsc as async_mpsc, oneshot};
@@ -45,6 +45,7 @@ pub struct Executor {
     behind: Arc<AtomicUsize>,
     clients: Clients,
     executed_ms: Arc<AtomicU64>,
+    durable: Arc<AtomicU64>,
     thread: JoinHandle<Result<(), StateError>>,
 }
 
@@ -61,6 +62,7 @@ impl Executor {
         let (sender, blocks) = mpsc::channel();
         let (behind, clients) = (Arc::new(AtomicUsize::new(0)), Clients::default());
         let executed_ms = Arc::new(AtomicU64::new(0));
+        let durable = Arc::new(AtomicU64::new(store.head().executed.index.0));
         let worker = Worker {
             me,
             store,
@@ -69,9 +71,10 @@ impl Executor {
             behind: Arc::clone(&behind),
             clients: Arc::clone(&clients),
             executed_ms: Arc::clone(&executed_ms),
+            durable: Arc::clone(&durable),
         };
         let thread = thread::Builder::new().name("executor".into()).spawn(move || worker.run())?;
-        Ok(Self { blocks: sender, behind, clients, executed_ms, thread })
+        Ok(Self { blocks: sender, behind, clients, executed_ms, durable, thread })
     }
 
     /// Hands over the next committed block.
@@ -84,6 +87,11 @@ impl Executor {
     /// How many blocks are waiting.
     pub fn behind(&self) -> usize {
         self.behind.load(Ordering::Relaxed)
+    }
+
+    /// The log says durably that this block is committed: checkpoints of the state may hold it.
+    pub fn note_durable(&self, committed: Index) {
+        self.durable.store(committed.0, Ordering::Relaxed);
     }
 
     /// The time of the last executed block, in milliseconds since the Unix epoch; 0 before the first of this run.
@@ -126,13 +134,16 @@ struct Worker {
     behind: Arc<AtomicUsize>,
     clients: Clients,
     executed_ms: Arc<AtomicU64>,
+    durable: Arc<AtomicU64>,
 }
 
 impl Worker {
     fn run(mut self) -> Result<(), StateError> {
         let mut waiting = Vec::new();
         loop {
-            match self.blocks.recv_timeout(IDLE) {
+            let next = self.blocks.recv_timeout(IDLE);
+            self.store.hold_checkpoints_at(Index(self.durable.load(Ordering::Relaxed)));
+            match next {
                 Ok(block) => waiting.push(block),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     if let Err(error) = self.store.tick() {

@@ -109,6 +109,8 @@ pub struct StateStore {
     /// How many blocks have been executed since the last checkpoint.
     blocks: usize,
     checkpoint: Instant,
+    /// No checkpoint holds a later block: see [`StateStore::hold_checkpoints_at`].
+    limit: Index,
     /// The thread that writes the last checkpoint; at most one.
     writing: Option<JoinHandle<Result<(), StateError>>>,
 }
@@ -143,7 +145,14 @@ impl StateStore {
         drop(tables);
         transaction.commit().map_err(StateError::storage)?;
         let shared = Arc::new(Shared::open(database, machine.head())?);
-        Ok(Self { machine, shared, blocks: 0, checkpoint: Instant::now(), writing: None })
+        Ok(Self {
+            machine,
+            shared,
+            blocks: 0,
+            checkpoint: Instant::now(),
+            limit: Index(u64::MAX),
+            writing: None,
+        })
     }
 
     /// How far execution has come.
@@ -172,6 +181,12 @@ impl StateStore {
             store.start_checkpoint_if_due()?;
             Ok(outcomes)
         })
+    }
+
+    /// From now on, starts no checkpoint by itself while execution is past `index`: so the file is never ahead of a log
+    /// that is durable up to there. Before the first call, every checkpoint is allowed.
+    pub fn hold_checkpoints_at(&mut self, index: Index) {
+        self.limit = index;
     }
 
     /// Starts a checkpoint if the last one is long ago and blocks have been executed since. To be called now and then
@@ -224,7 +239,8 @@ impl StateStore {
         let (keys, bytes) = self.shared.changed();
         let full = keys >= MAX_KEYS || bytes >= MAX_BYTES || self.blocks >= MAX_BLOCKS;
         let old = self.blocks > 0 && self.checkpoint.elapsed() >= MAX_AGE;
-        if full || old { self.start_checkpoint() } else { Ok(()) }
+        let held = self.head().executed.index > self.limit;
+        if (full || old) && !held { self.start_checkpoint() } else { Ok(()) }
     }
 
     fn start_checkpoint(&mut self) -> Result<(), StateError> {

@@ -1,6 +1,6 @@
 //! The thread of durable writes.
 //!
-//! It takes whatever records are waiting, writes them as one group, and reports up to which record the log is durable;
+//! When somebody waits for records it takes all there are, writes them as one group, and reports up to which record the log is durable;
 //! while it syncs, the next group gathers. The report is made on this thread, directly after the sync.
 //!
 //! A failed write is reported once, as the last report. Nothing is tried again.
@@ -36,7 +36,7 @@ pub struct LogWriter {
 #[derive(Debug, Default)]
 struct Shared {
     waiting: Mutex<Waiting>,
-    /// Signals new records, or that no more will come.
+    /// Signals records that somebody waits for, or that no more will come.
     news: Condvar,
 }
 
@@ -44,6 +44,8 @@ struct Shared {
 struct Waiting {
     records: Vec<Record>,
     bytes: usize,
+    /// Somebody waits for them.
+    urgent: bool,
     /// No more records will come, or be taken.
     closed: bool,
 }
@@ -68,7 +70,8 @@ impl LogWriter {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Hands over records, which are written in this order. Never blocks; after a failure they are dropped.
+    /// Hands over records, which are written in this order, not before [`LogWriter::flush`]. Never blocks; after a failure
+    /// they are dropped.
     pub fn append(&self, records: impl IntoIterator<Item = Record>) {
         let mut waiting = self.shared.lock();
         if waiting.closed {
@@ -77,7 +80,14 @@ impl LogWriter {
         let before = waiting.records.len();
         waiting.records.extend(records);
         waiting.bytes += waiting.records.iter().skip(before).map(size).sum::<usize>();
-        let wake = before == 0 && !waiting.records.is_empty();
+    }
+
+    /// Has everything written that was handed over. What nobody waits for may be left to gather for a while: each group
+    /// costs a sync, and one that is under way delays the next.
+    pub fn flush(&self) {
+        let mut waiting = self.shared.lock();
+        let wake = !waiting.urgent && !waiting.records.is_empty();
+        waiting.urgent |= wake;
         drop(waiting);
         if wake {
             self.shared.news.notify_one();
@@ -130,7 +140,7 @@ fn write_all(mut store: LogStore, shared: &Shared, mut report: OnDurable) -> Res
     loop {
         {
             let mut waiting = shared.lock();
-            while waiting.records.is_empty() && !waiting.closed {
+            while !waiting.urgent && !waiting.closed {
                 waiting = shared.news.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             }
             if waiting.records.is_empty() {
@@ -138,6 +148,7 @@ fn write_all(mut store: LogStore, shared: &Shared, mut report: OnDurable) -> Res
             }
             mem::swap(&mut group, &mut waiting.records);
             waiting.bytes = 0;
+            waiting.urgent = false;
         }
         if let Err(error) = store.append(&group) {
             let mut waiting = shared.lock();

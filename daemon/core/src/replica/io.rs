@@ -33,8 +33,8 @@ pub struct ReadTicket(pub u64);
 /// An effect for the driver to carry out, in order.
 ///
 /// The contract: records are made durable in the order of emission, and are numbered from 1 in that order within
-/// a run. A `Send` leaves only when the record that its `after` names is durable; everything else only when
-/// all records before it are.
+/// a run. A `Send` leaves only when the record that its `after` names is durable. A block is executed, and a peer
+/// served, only when all records before that output are durable. Everything else waits for nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Make this durable.
@@ -57,7 +57,7 @@ pub enum Output {
     },
     /// Execute this block: it is final. Blocks come in the order of their indices, each once per run.
     Execute(Arc<Block>),
-    /// These reads may be answered from local state.
+    /// These reads may be answered from local state: what it shows is durable at a quorum, if not yet here.
     Readable(Vec<ReadTicket>),
     /// A peer lacks committed blocks: send it some of those after this index, with a certificate.
     ServeCommitted {

@@ -516,17 +516,8 @@ impl Replica {
         let root = self.tree.root();
         self.committed = Some(Arc::clone(certificate));
         if self.safety.may_raise(certificate) {
-            // Durable with the record below.
+            // Durable with the record of the commit.
             self.safety.record_raise(Arc::clone(certificate));
-        }
-        let marks = self.tree.committed_marks().clone();
-        self.persist(Record::Committed(Committed { certificate: Arc::clone(certificate), marks }));
-        if let Some(tip) = tip
-            && !self.tree.contains(&tip.digest)
-            && (tip_was_here || root.term == self.safety.term() || tip.index <= root.index)
-            && !self.adopt_committed(tip)
-        {
-            return;
         }
         let me = self.me();
         let mut own = chain.iter().flat_map(|block| block.batches()).filter(|batch| batch.origin == me);
@@ -537,6 +528,16 @@ impl Replica {
                 return;
             }
             self.outputs.push(Output::Execute(block));
+        }
+        // After the blocks' execution, which needs only the blocks to be durable.
+        let marks = self.tree.committed_marks().clone();
+        self.persist(Record::Committed(Committed { certificate: Arc::clone(certificate), marks }));
+        if let Some(tip) = tip
+            && !self.tree.contains(&tip.digest)
+            && (tip_was_here || root.term == self.safety.term() || tip.index <= root.index)
+            && !self.adopt_committed(tip)
+        {
+            return;
         }
         if is_outrun {
             self.raise_incarnation();

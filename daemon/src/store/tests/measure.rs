@@ -54,6 +54,7 @@ fn measure(requests: &[usize], count: usize) -> (f64, f64, f64) {
         number += group.len() as u64;
         let started = Instant::now();
         writer.append(group);
+        writer.flush();
         let mut reported = done.0.lock().unwrap();
         while *reported < number {
             reported = done.1.wait(reported).unwrap();

@@ -36,6 +36,7 @@ fn what_is_reported_is_durable_and_closing_writes_the_rest() {
             expected.push(next);
         }
         writer.append(group);
+        writer.flush();
     }
     writer.close().unwrap();
 
@@ -60,6 +61,7 @@ fn a_failure_is_reported_once_and_last() {
     let mut durable = 0;
     for number in 1.. {
         writer.append([Record::Incarnation(Incarnation(number))]);
+        writer.flush();
         match receive.recv_timeout(Duration::from_secs(10)).unwrap() {
             Ok(reported) => {
                 assert_eq!(reported, number);
@@ -73,6 +75,7 @@ fn a_failure_is_reported_once_and_last() {
     }
     let asked = disk.asked();
     writer.append([Record::Incarnation(Incarnation(99))]);
+    writer.flush();
     assert!(!writer.is_full(), "what can't be written does not gather");
     assert!(matches!(writer.close(), Err(StoreError::Poisoned)));
     assert!(receive.try_recv().is_err(), "no second report");
@@ -96,11 +99,14 @@ fn it_is_full_by_count_and_by_bytes_and_room_returns() {
         };
         let writer = LogWriter::start(open(&Disk::with_log()), Box::new(report)).unwrap();
         writer.append([Record::Incarnation(Incarnation(1))]);
+        writer.flush();
         assert_eq!(receive.recv().unwrap(), 1);
         let (last, count) = (records.last().cloned(), records.len() as u64);
         writer.append(records.into_iter().skip(1));
+        writer.flush();
         assert!(!writer.is_full());
         writer.append(last);
+        writer.flush();
         assert!(writer.is_full());
         drop(release);
         assert_eq!(receive.recv().unwrap(), 1 + count);
