@@ -5,6 +5,8 @@
 //! is up, and ends the wait.
 
 use std::{
+    future,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,7 +16,11 @@ use bftd_core::ids::MemberId;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendStream, VarInt, WriteError};
 use tokio::time::{sleep, timeout};
 
-use super::{CloseCode, Counted, Lane, Shared, frame, peer::Peer, settings::DIAL_DEADLINE};
+use super::{
+    CloseCode, Counted, Lane, Shared, frame,
+    peer::{Peer, is_confirmed},
+    settings::DIAL_DEADLINE,
+};
 
 /// The first wait between attempts.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -39,24 +45,18 @@ pub(super) async fn keep_dialling(
     endpoint: Endpoint,
     config: ClientConfig,
 ) {
-    let mut wait = FIRST_WAIT;
-    let mut log = FailureLog::new(peer.id);
+    let mut state = State { peer: peer.id, wait: FIRST_WAIT, logged: None };
     loop {
         match dial(&shared, &peer, &endpoint, config.clone()).await {
             Ok(connection) => {
-                let since = Instant::now();
-                let (error, confirmed) = use_connection(&peer, &connection).await;
+                let error = use_connection(&peer, &connection, &mut state).await;
                 note_refusal(&shared, &peer, &error);
-                if confirmed && since.elapsed() >= STEADY {
-                    wait = FIRST_WAIT;
-                    log.recovered();
-                }
-                log.failed(&explain(&error));
+                state.failed(&explain(&error));
             }
-            Err(failure) => log.failed(&failure),
+            Err(failure) => state.failed(&failure),
         }
         tokio::select! {
-            () = sleep(shortened(wait)) => wait = (wait * 2).min(LONGEST_WAIT),
+            () = sleep(shortened(state.wait)) => state.wait = (state.wait * 2).min(LONGEST_WAIT),
             () = peer.is_up.notified() => {}
         }
     }
@@ -81,18 +81,24 @@ async fn dial(
     }
 }
 
-/// Writes both lanes until the connection ends. Returns why, and whether the peer had accepted it.
-async fn use_connection(peer: &Peer, connection: &Connection) -> (ConnectionError, bool) {
+/// Writes both lanes until the connection ends; returns why.
+async fn use_connection(peer: &Peer, connection: &Connection, state: &mut State) -> ConnectionError {
     peer.set_outgoing(Some(connection.clone()));
-    tracing::debug!(peer = %peer.id, address = %peer.address, "connected");
-    let broken = tokio::select! {
+    let success = async {
+        sleep(STEADY).await;
+        if is_confirmed(connection) {
+            state.succeeded(peer.address);
+        }
+        future::pending().await
+    };
+    let error = tokio::select! {
         error = write_lanes(peer, connection) => error,
         error = connection.closed() => error,
+        error = success => error,
     };
-    let confirmed = connection.stats().frame_rx.handshake_done > 0;
     peer.set_outgoing(None);
     connection.close(CloseCode::Protocol.into(), b"cannot write");
-    (broken, confirmed)
+    error
 }
 
 /// Streams are told apart by their order: votes, then bulk.
@@ -197,26 +203,29 @@ fn shortened(wait: Duration) -> Duration {
     wait / 2 + wait * u32::from(random[0]) / (2 * u32::from(u8::MAX))
 }
 
-/// Says what is wrong with a connection once, and again when that changes or lasts.
-struct FailureLog {
+/// What a dialler remembers from one attempt to the next.
+struct State {
     peer: MemberId,
-    last: Option<(Instant, String)>,
+    /// The next wait.
+    wait: Duration,
+    /// The failure that was logged last, and when.
+    logged: Option<(Instant, String)>,
 }
 
-impl FailureLog {
-    fn new(peer: MemberId) -> Self {
-        Self { peer, last: None }
-    }
-
+impl State {
+    /// Says what is wrong once, and again when that changes or lasts.
     fn failed(&mut self, reason: &str) {
-        let known = self.last.as_ref().is_some_and(|(at, last)| last == reason && at.elapsed() < REPEAT_LOG);
+        let known =
+            self.logged.as_ref().is_some_and(|(at, last)| last == reason && at.elapsed() < REPEAT_LOG);
         if !known {
             tracing::info!(peer = %self.peer, "no connection to this member: {reason}");
-            self.last = Some((Instant::now(), reason.into()));
+            self.logged = Some((Instant::now(), reason.into()));
         }
     }
 
-    fn recovered(&mut self) {
-        self.last = None;
+    fn succeeded(&mut self, address: SocketAddr) {
+        tracing::info!(peer = %self.peer, %address, "connected to this member");
+        self.logged = None;
+        self.wait = FIRST_WAIT;
     }
 }
