@@ -414,7 +414,7 @@ impl<'a> World<'a> {
             }
             Output::ServeCommitted { to, after } => {
                 if let Some(blocks) = node.disk.committed_after(after) {
-                    self.leave(id, to, &Message::Blocks(blocks))?;
+                    self.leave(id, to, &Message::Blocks(blocks), false)?;
                 }
                 Ok(())
             }
@@ -483,17 +483,20 @@ impl<'a> World<'a> {
     fn send(&mut self, from: MemberId, to: To, message: &Verified<Message>, inputs: &mut VecDeque<Input>) -> Step {
         match to {
             To::Member(to) if to == from => {
+                if let Some(node) = self.nodes.get(&from) {
+                    let durable = &node.disk.durable;
+                    self.observer.observe(self.now_us, &Event::Sent { from, to, message, durable })?;
+                }
                 inputs.push_back(Input::Message(from, message.clone()));
                 Ok(())
             }
-            To::Member(to) => self.leave(from, to, message),
+            To::Member(to) => self.leave(from, to, message, false),
             To::Others => {
                 let partial = self.is_partial(Kind::of(message));
                 let others: Vec<_> = self.members.ids().filter(|id| *id != from).collect();
                 for to in others {
-                    if !(partial && self.random.random_bool(0.5)) {
-                        self.leave(from, to, message)?;
-                    }
+                    let lost = partial && self.random.random_bool(0.5);
+                    self.leave(from, to, message, lost)?;
                 }
                 Ok(())
             }
@@ -510,19 +513,19 @@ impl<'a> World<'a> {
         chance.is_some_and(|chance| self.random.random_bool(chance))
     }
 
-    fn leave(&mut self, from: MemberId, to: MemberId, message: &Message) -> Step {
+    fn leave(&mut self, from: MemberId, to: MemberId, message: &Message, lost: bool) -> Step {
         let Some(node) = self.nodes.get_mut(&from) else { return Ok(()) };
         let leaving = match &mut node.adversary {
             Some(adversary) => adversary.outgoing(to, message),
             None => vec![message.clone()],
         };
         for message in leaving {
-            self.travel(from, to, &message)?;
+            self.travel(from, to, &message, lost)?;
         }
         Ok(())
     }
 
-    fn travel(&mut self, from: MemberId, to: MemberId, message: &Message) -> Step {
+    fn travel(&mut self, from: MemberId, to: MemberId, message: &Message, lost: bool) -> Step {
         self.report.messages += 1;
         let kind = Kind::of(message);
         if let Some(node) = self.nodes.get(&from) {
@@ -534,7 +537,7 @@ impl<'a> World<'a> {
                 self.doomed.push(from);
             }
             let is_lost = self.random.random_bool(self.plan.loss) || self.draw_for(kind, |plan| &plan.kind_loss);
-            if is_lost || self.cut.contains(&(from, to)) {
+            if lost || is_lost || self.cut.contains(&(from, to)) {
                 return Ok(());
             }
         }
@@ -561,7 +564,7 @@ impl<'a> World<'a> {
                     None => Vec::new(),
                 };
                 for (receiver, message) in extra {
-                    self.travel(to, receiver, &message)?;
+                    self.travel(to, receiver, &message, false)?;
                 }
                 self.step(to, Input::Message(from, message))
             }

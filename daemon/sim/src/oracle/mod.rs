@@ -20,6 +20,7 @@ pub mod terms;
 use std::{collections::BTreeSet, sync::Arc};
 
 use bftd_core::{
+    block::BlockRef,
     ballot::BallotKind,
     block::Block,
     certificate::Certificate,
@@ -115,7 +116,7 @@ impl Oracle {
         match message {
             Message::Vote(vote) if vote.signer == from => {
                 if matches!(vote.ballot.kind, BallotKind::Commit) {
-                    self.terms.commit_vote(from, vote.ballot.block);
+                    self.commit_vote(from, vote.ballot.block)?;
                 }
                 let seen = (&self.blocks, &self.agreement);
                 self.signatures.vote(&self.cast, seen, from, vote.ballot, true)?;
@@ -158,11 +159,17 @@ impl Oracle {
             && vote.signer == from
             && matches!(vote.ballot.kind, BallotKind::Commit)
         {
-            self.terms.commit_vote(from, vote.ballot.block);
+            self.commit_vote(from, vote.ballot.block)?;
         }
         let mut certificates = Vec::new();
         certificates::in_message(message, |certificate| certificates.push(certificate));
         certificates.into_iter().try_for_each(|certificate| self.saw(certificate))
+    }
+
+    /// A quorum's Commit votes make a block final, whether or not anybody shows them together.
+    fn commit_vote(&mut self, signer: MemberId, block: BlockRef) -> Result<(), Violation> {
+        let signers = self.terms.commit_vote(signer, block).iter().copied();
+        if self.cast.is_quorum(signers) { self.agreement.certify(block, &self.blocks) } else { Ok(()) }
     }
 
     /// A certificate is out, whoever shows it: if it is valid, all its signers have signed its ballot.

@@ -32,8 +32,10 @@ pub struct Terms {
 
 impl Terms {
     /// A member voted to commit a block.
-    pub fn commit_vote(&mut self, signer: MemberId, block: BlockRef) {
-        self.commits.entry(block.digest).or_default().insert(signer);
+    pub fn commit_vote(&mut self, signer: MemberId, block: BlockRef) -> &BTreeSet<MemberId> {
+        let signers = self.commits.entry(block.digest).or_default();
+        signers.insert(signer);
+        signers
     }
 
     /// A correct leader sends a NewTerm of its own. Its signatures are checked elsewhere.
