@@ -33,6 +33,9 @@ async fn frames_arrive_in_order(n: usize) {
             assert!(frame.len() == size(lane, *number) && frame[4..].iter().all(|byte| *byte == from.0));
             *number += 1;
         }
+        // A frame counts as sent when its write is done, which may be after it has arrived.
+        let sent = |peer: &PeerStatus| peer.sent.frames == u64::from(2 * FRAMES);
+        eventually("all is counted", || node.transport.peers().iter().all(sent)).await;
         for peer in node.transport.peers() {
             assert_eq!((peer.dropped, peer.oversized, peer.breaches), (0, 0, 0));
             assert_eq!(peer.received.frames, u64::from(2 * FRAMES));
