@@ -75,8 +75,9 @@ async fn a_peer_that_is_down_costs_nothing_and_comes_back_soon() {
     let started = Instant::now();
     first.send_until_received(&mut second, 2, b"found").await;
     assert!(started.elapsed() < Duration::from_secs(3), "took {:?}", started.elapsed());
-    assert_eq!(second.peer(1).received.frames, first.peer(2).sent.frames, "and nothing stale came with it");
-    assert!(second.peer(1).received.bytes < 1 << 20);
+    eventually("all is counted", || second.peer(1).received == first.peer(2).sent).await;
+    let received = second.peer(1).received;
+    assert!(received.frames < 100 && received.bytes < 1 << 20, "nothing stale came with it: {received:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
