@@ -92,7 +92,9 @@ impl EquivocatingLeader {
 impl Adversary for EquivocatingLeader {
     fn outgoing(&mut self, to: MemberId, message: &Message) -> Vec<Message> {
         match message {
-            Message::Append(append) if self.deceived.contains(&to) => vec![Message::Append(self.forge(append))],
+            Message::Append(append) if self.deceived.contains(&to) => {
+                vec![Message::Append(self.forge(append))]
+            }
             // A liar does not accuse itself.
             Message::Equivocation(_) => Vec::new(),
             other => vec![other.clone()],

@@ -37,7 +37,10 @@ impl LyingReader {
     fn forged(&self) -> Certificate {
         let block = BlockRef { term: Term(1 << 40), index: Index(1 << 40), digest: Digest([7; 32]) };
         let ballot = Ballot { kind: BallotKind::Prepare, epoch: self.liar.members.epoch(), block };
-        Certificate { ballot, signatures: self.liar.members.ids().map(|id| (id, Signature([7; 64]))).collect() }
+        Certificate {
+            ballot,
+            signatures: self.liar.members.ids().map(|id| (id, Signature([7; 64]))).collect(),
+        }
     }
 }
 

@@ -137,7 +137,12 @@ impl State {
 }
 
 impl Node {
-    pub fn new(id: MemberId, members: &Membership, adversary: Option<Box<dyn Adversary>>, skew_ms: i64) -> Self {
+    pub fn new(
+        id: MemberId,
+        members: &Membership,
+        adversary: Option<Box<dyn Adversary>>,
+        skew_ms: i64,
+    ) -> Self {
         Self {
             id,
             adversary,

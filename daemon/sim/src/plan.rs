@@ -47,7 +47,10 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug)]
 pub(crate) enum Lie {
     /// Deceives some, and shows some the certificates that come of it.
-    Equivocate { deceived: Vec<MemberId>, shown: Vec<MemberId> },
+    Equivocate {
+        deceived: Vec<MemberId>,
+        shown: Vec<MemberId>,
+    },
     LowNewTerm,
     ReadNothing,
     ReadFarAhead,
@@ -144,8 +147,13 @@ impl Plan {
             partial: kinds(random, 0.6, (0.1, 0.9)),
             kind_loss: kinds(random, 0.5, (0.1, 1.0)),
             crash_after: kinds(random, 0.6, (0.02, 0.4)),
-            crash_in_sync: if !is_calm && random.random_bool(0.2) { random.random_range(0.01..0.2) } else { 0.0 },
-            crash_every_us: (!is_calm && random.random_bool(0.3)).then(|| random.random_range(100_000..800_000)),
+            crash_in_sync: if !is_calm && random.random_bool(0.2) {
+                random.random_range(0.01..0.2)
+            } else {
+                0.0
+            },
+            crash_every_us: (!is_calm && random.random_bool(0.3))
+                .then(|| random.random_range(100_000..800_000)),
             down_us: if random.random_bool(0.6) { (500, 30_000) } else { (10_000, 600_000) },
             cut_every_us: (!is_calm && random.random_bool(0.5)).then(|| random.random_range(50_000..500_000)),
             one_way: random.random_bool(0.4),

@@ -61,7 +61,8 @@ fn line(event: &Event<'_>) -> Option<String> {
             format!("node {node} {}{liar}", if *restart { "starts again" } else { "starts" })
         }
         Event::Crashed { node, durable } => {
-            let accepted = durable.accepted.map(|accepted| (accepted.term, accepted.tip.index, accepted.floor));
+            let accepted =
+                durable.accepted.map(|accepted| (accepted.term, accepted.tip.index, accepted.floor));
             format!("node {node} crashes; durable: accepted (term, tip, floor) {accepted:?}")
         }
         Event::Sent { from, to, message, .. } => format!("{from} → {to}  {}", say(message)),
@@ -125,11 +126,17 @@ fn say(message: &Message) -> String {
         }
         Message::Vote(vote) => {
             let block = vote.ballot.block;
-            format!("{:?} vote of {} for {}/{} {:?}", vote.ballot.kind, vote.signer, block.term, block.index, block.digest)
+            format!(
+                "{:?} vote of {} for {}/{} {:?}",
+                vote.ballot.kind, vote.signer, block.term, block.index, block.digest
+            )
         }
         Message::Certificate(certificate) => {
             let block = certificate.block();
-            format!("{:?} certificate for {}/{} {:?}", certificate.ballot.kind, block.term, block.index, block.digest)
+            format!(
+                "{:?} certificate for {}/{} {:?}",
+                certificate.ballot.kind, block.term, block.index, block.digest
+            )
         }
         Message::Heartbeat(heartbeat) => format!("{name} of term {}", heartbeat.term),
         Message::Suspect(suspect) => format!("{name} term {}", suspect.term),

@@ -84,11 +84,8 @@ impl<'a> World<'a> {
         let mut nodes = BTreeMap::new();
         for id in members.ids() {
             let lie = plan.liar.as_ref().filter(|(liar, _)| *liar == id).map(|(_, lie)| lie);
-            let liar = Liar {
-                me: id,
-                members: Arc::clone(&members),
-                signer: Arc::clone(&scheme.signers[&id]),
-            };
+            let liar =
+                Liar { me: id, members: Arc::clone(&members), signer: Arc::clone(&scheme.signers[&id]) };
             let adversary = lie.map(|lie| adversary(lie, liar));
             let skew_ms = random.random_range(-plan.skew_ms..=plan.skew_ms);
             nodes.insert(id, Node::new(id, &members, adversary, skew_ms));
@@ -252,7 +249,7 @@ impl<'a> World<'a> {
             let states = node.state.machine.recent_digests();
             node.replica = Some(Replica::start(setup, durable, states, now));
         }
-        self.carry_out(id)
+        self.carry_out(id, VecDeque::new())
     }
 
     fn cut_links(&mut self) {
@@ -327,12 +324,11 @@ impl<'a> World<'a> {
             return Ok(());
         };
         replica.step(now, input);
-        self.carry_out(id)
+        self.carry_out(id, VecDeque::new())
     }
 
-    /// Carries out a node's outputs, as the daemon's driver does.
-    fn carry_out(&mut self, id: MemberId) -> Step {
-        let mut inputs = VecDeque::new();
+    /// Carries out a node's outputs, and takes the inputs that follow from them, in order, as the daemon's driver does.
+    fn carry_out(&mut self, id: MemberId, mut inputs: VecDeque<Input>) -> Step {
         loop {
             let now = self.now(id);
             let Some(replica) = self.nodes.get_mut(&id).and_then(|node| node.replica.as_mut()) else {
@@ -364,7 +360,9 @@ impl<'a> World<'a> {
                 node.unsynced.push_back(record);
                 Ok(())
             }
-            Output::Send { to, message, after } if after <= node.synced => self.send(id, to, &message, inputs),
+            Output::Send { to, message, after } if after <= node.synced => {
+                self.send(id, to, &message, inputs)
+            }
             Output::Send { to, message, after } => {
                 node.held.push_back((after, Held::Send(to, message)));
                 Ok(())
@@ -452,7 +450,8 @@ impl<'a> World<'a> {
 
     fn sync_done(&mut self, id: MemberId, run: u64) -> Step {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.run == run) else { return Ok(()) };
-        if !self.is_calm && self.plan.crash_in_sync > 0.0 && self.random.random_bool(self.plan.crash_in_sync) {
+        if !self.is_calm && self.plan.crash_in_sync > 0.0 && self.random.random_bool(self.plan.crash_in_sync)
+        {
             self.doomed.push(id);
             return Ok(());
         }
@@ -462,7 +461,8 @@ impl<'a> World<'a> {
         let mut inputs = VecDeque::new();
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let synced = node.synced;
-        let (ready, held) = std::mem::take(&mut node.held).into_iter().partition(|(after, _)| *after <= synced);
+        let (ready, held) =
+            std::mem::take(&mut node.held).into_iter().partition(|(after, _)| *after <= synced);
         node.held = held;
         let ready: VecDeque<(u64, Held)> = ready;
         for (_, held) in ready {
@@ -471,16 +471,18 @@ impl<'a> World<'a> {
                 Held::Other(output) => self.do_other(id, output, &mut inputs)?,
             }
         }
-        for input in inputs {
-            self.step(id, input)?;
-        }
-        self.begin_sync(id);
-        Ok(())
+        self.carry_out(id, inputs)
     }
 
     // The network.
 
-    fn send(&mut self, from: MemberId, to: To, message: &Verified<Message>, inputs: &mut VecDeque<Input>) -> Step {
+    fn send(
+        &mut self,
+        from: MemberId,
+        to: To,
+        message: &Verified<Message>,
+        inputs: &mut VecDeque<Input>,
+    ) -> Step {
         match to {
             To::Member(to) if to == from => {
                 if let Some(node) = self.nodes.get(&from) {
@@ -536,7 +538,8 @@ impl<'a> World<'a> {
             if self.draw_for(kind, |plan| &plan.crash_after) {
                 self.doomed.push(from);
             }
-            let is_lost = self.random.random_bool(self.plan.loss) || self.draw_for(kind, |plan| &plan.kind_loss);
+            let is_lost =
+                self.random.random_bool(self.plan.loss) || self.draw_for(kind, |plan| &plan.kind_loss);
             if lost || is_lost || self.cut.contains(&(from, to)) {
                 return Ok(());
             }
@@ -584,7 +587,10 @@ impl<'a> World<'a> {
         for node in self.nodes.values().filter(|node| node.is_correct()) {
             let Some(replica) = &node.replica else { return node.halted };
             let status = replica.status();
-            if !node.writes.is_empty() || !node.reads.is_empty() || status.committed.index != status.executed.index {
+            if !node.writes.is_empty()
+                || !node.reads.is_empty()
+                || status.committed.index != status.executed.index
+            {
                 return false;
             }
             heads.insert((status.committed.digest, status.executed.state));

@@ -80,9 +80,14 @@ impl Durability {
     pub fn term_vote(&self, cast: &Cast, vote: &TermVote, durable: &Durable) -> Result<(), Violation> {
         let entered = durable.term.as_ref().map(|entered| &entered.vote);
         let is_kept = entered.is_some_and(|entered| entered == vote || entered.term > vote.term);
-        require(is_kept, "term-vote-not-durable", || format!("{vote:?} was sent, the disk holds {entered:?}"))?;
-        let is_held = vote.position.is_none_or(|block| is_final(durable, block) || holds(cast, durable, block));
-        require(is_held, "term-vote-not-durable", || format!("{vote:?} was sent, the position's blocks are not on disk"))
+        require(is_kept, "term-vote-not-durable", || {
+            format!("{vote:?} was sent, the disk holds {entered:?}")
+        })?;
+        let is_held =
+            vote.position.is_none_or(|block| is_final(durable, block) || holds(cast, durable, block));
+        require(is_held, "term-vote-not-durable", || {
+            format!("{vote:?} was sent, the position's blocks are not on disk")
+        })
     }
 
     /// A batch of the sender leaves.
@@ -91,7 +96,10 @@ impl Durability {
     /// `incarnation-not-durable`.
     pub fn batch(&self, node: MemberId, incarnation: u64, durable: &Durable) -> Result<(), Violation> {
         require(durable.incarnation.0 >= incarnation, "incarnation-not-durable", || {
-            format!("{node} sent a batch of incarnation {incarnation}, the disk holds {}", durable.incarnation)
+            format!(
+                "{node} sent a batch of incarnation {incarnation}, the disk holds {}",
+                durable.incarnation
+            )
         })
     }
 
@@ -127,7 +135,9 @@ impl Durability {
                 }
                 Record::Incarnation(_) | Record::Block(_) => true,
             };
-            require(is_ahead, "disk-went-back", || format!("{node} persisted {record:?}, which is not ahead"))?;
+            require(is_ahead, "disk-went-back", || {
+                format!("{node} persisted {record:?}, which is not ahead")
+            })?;
         }
         Ok(())
     }

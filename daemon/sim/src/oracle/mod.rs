@@ -20,9 +20,9 @@ pub mod terms;
 use std::{collections::BTreeSet, sync::Arc};
 
 use bftd_core::{
-    block::BlockRef,
     ballot::BallotKind,
     block::Block,
+    block::BlockRef,
     certificate::Certificate,
     crypto::{CheckSignature, Digest},
     durable::{Durable, Record},
@@ -32,8 +32,9 @@ use bftd_core::{
 };
 
 use self::{
-    agreement::Agreement, blocks::Blocks, cast::Cast, cast::require, certificates::Certificates, clients::Clients,
-    conduct::Conduct, durability::Durability, liveness::Liveness, signatures::Signatures, terms::Terms,
+    agreement::Agreement, blocks::Blocks, cast::Cast, cast::require, certificates::Certificates,
+    clients::Clients, conduct::Conduct, durability::Durability, liveness::Liveness, signatures::Signatures,
+    terms::Terms,
 };
 use crate::event::{Event, Observer, Violation};
 
@@ -83,7 +84,8 @@ impl Oracle {
         for block in durable.blocks.values().chain(&durable.committed_block) {
             self.blocks.insert(block);
         }
-        let certificates = committed.map(|committed| &committed.certificate).into_iter().chain(&durable.position);
+        let certificates =
+            committed.map(|committed| &committed.certificate).into_iter().chain(&durable.position);
         for certificate in certificates {
             self.certificates.check(&self.cast, node, certificate)?;
             self.saw(certificate)?;
@@ -221,7 +223,9 @@ impl Oracle {
     fn executed(&mut self, node: MemberId, block: &Arc<Block>, state: Digest) -> Result<(), Violation> {
         self.blocks.insert(block);
         self.agreement.execute(node, block, state, &self.blocks)?;
-        while let Some(next) = self.agreement.at(self.clients.executed() + 1).and_then(|it| self.blocks.get(&it)) {
+        while let Some(next) =
+            self.agreement.at(self.clients.executed() + 1).and_then(|it| self.blocks.get(&it))
+        {
             if next.header().index > block.header().index {
                 break;
             }
@@ -283,4 +287,3 @@ impl Observer for Oracle {
         }
     }
 }
-
