@@ -12,6 +12,9 @@ use serde::Serialize;
 
 use crate::failure::{Code, Failure};
 
+/// The longest latency that is told apart, in microseconds: an hour. Longer ones count as this.
+const LONGEST_US: u64 = 3_600_000_000;
+
 /// Counts while the load is on.
 #[derive(Debug)]
 pub(super) struct Tally {
@@ -26,7 +29,7 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new() -> Self {
-        let latency = Histogram::new(3).expect("three digits are allowed");
+        let latency = Histogram::new_with_bounds(1, LONGEST_US, 3).expect("three digits are allowed");
         Self {
             latency: RefCell::new(latency),
             errors: RefCell::default(),
