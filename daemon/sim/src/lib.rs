@@ -1,1 +1,4 @@
-//! 
+//! A seeded simulation of bftd's core.
+
+pub mod event;
+pub mod oracle;
