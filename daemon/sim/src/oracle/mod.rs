@@ -277,3 +277,6 @@ impl Observer for Oracle {
     }
 }
 
+
+#[cfg(test)]
+mod tests;
