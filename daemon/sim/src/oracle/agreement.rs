@@ -80,7 +80,10 @@ impl Agreement {
             }
             Some(ancestor) => {
                 require(self.at(low) == Some(ancestor), "agreement", || {
-                    format!("{block:?} is certified, and is not on one chain with {:?} at {low}", self.at(low))
+                    format!(
+                        "{block:?} is certified, and is not on one chain with {:?} at {low}",
+                        self.at(low)
+                    )
                 })?;
                 self.extend(block, blocks)
             }
@@ -103,14 +106,19 @@ impl Agreement {
         let header = block.header();
         let index = header.index.0;
         self.chain.push(block.digest());
-        require(index == self.height(), "agreement", || format!("{block:?} is final at another index than its own"))?;
+        require(index == self.height(), "agreement", || {
+            format!("{block:?} is final at another index than its own")
+        })?;
         require(header.time_ms >= self.time_ms, "time", || {
             format!("block {index} is of {} ms, after one of {} ms", header.time_ms, self.time_ms)
         })?;
         self.time_ms = header.time_ms;
         let said = header.executed;
         require(said.index.0 < index && said.index.0 >= self.executed, "state", || {
-            format!("block {index} says that {} was executed, after one that said {}", said.index, self.executed)
+            format!(
+                "block {index} says that {} was executed, after one that said {}",
+                said.index, self.executed
+            )
         })?;
         self.executed = said.index.0;
         self.agree_on_state(said.index.0, said.state, "a final header")?;
@@ -119,7 +127,10 @@ impl Agreement {
             let mark = self.marks.entry(batch.origin).or_default();
             let follows = if incarnation == mark.0 { number == mark.1 + 1 } else { number == 1 };
             require(incarnation > 0 && incarnation >= mark.0 && follows, "batches", || {
-                format!("block {index} has batch ({incarnation}, {number}) of {} after {mark:?}", batch.origin)
+                format!(
+                    "block {index} has batch ({incarnation}, {number}) of {} after {mark:?}",
+                    batch.origin
+                )
             })?;
             *mark = (incarnation, number);
         }
@@ -128,7 +139,9 @@ impl Agreement {
 
     fn agree_on_state(&mut self, index: u64, state: Digest, by: &str) -> Result<(), Violation> {
         let first = *self.states.entry(index).or_insert(state);
-        require(first == state, "state", || format!("the state after {index} is {state:?} by {by}, was {first:?}"))
+        require(first == state, "state", || {
+            format!("the state after {index} is {state:?} by {by}, was {first:?}")
+        })
     }
 
     /// A member starts a run; it has executed what is committed on its disk, or less.
@@ -153,7 +166,10 @@ impl Agreement {
         }
         let certified = self.at(index);
         require(certified.is_some(), "uncertified", || {
-            format!("{node} executed {:?}, and nobody has shown a Commit certificate of it", block.reference())
+            format!(
+                "{node} executed {:?}, and nobody has shown a Commit certificate of it",
+                block.reference()
+            )
         })?;
         require(certified == Some(block.digest()), "agreement", || {
             format!("{node} executed {:?}, but {certified:?} is final there", block.reference())

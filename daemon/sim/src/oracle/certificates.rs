@@ -59,7 +59,10 @@ impl Certificates {
         let bytes = ballot.signed_bytes(cast.cluster);
         let is_valid = ballot.epoch == cast.epoch
             && cast.is_quorum(certificate.signatures.iter().map(|(signer, _)| *signer))
-            && certificate.signatures.iter().all(|(signer, signature)| cast.signed(*signer, &bytes, signature));
+            && certificate
+                .signatures
+                .iter()
+                .all(|(signer, signature)| cast.signed(*signer, &bytes, signature));
         if is_valid {
             known.push((certificate.clone(), true));
         }
@@ -204,9 +207,11 @@ impl Certificates {
         if self.batches.get(&digest) == Some(&batch.signature) {
             return Ok(());
         }
-        require(cast.signed(batch.origin, &batch.signed_bytes(cast.cluster), &batch.signature), "forwarded", || {
-            format!("{by} sent or executed a batch with a false signature: {batch:?}")
-        })?;
+        require(
+            cast.signed(batch.origin, &batch.signed_bytes(cast.cluster), &batch.signature),
+            "forwarded",
+            || format!("{by} sent or executed a batch with a false signature: {batch:?}"),
+        )?;
         self.batches.insert(digest, batch.signature);
         Ok(())
     }
@@ -227,9 +232,8 @@ fn check_proof(cast: &Cast, by: MemberId, proof: &Equivocation) -> Result<(), Vi
     let (a, b) = (&first.header, &second.header);
     let is_signed = |proposal: &Proposal| {
         let bytes = Proposal::signed_bytes(&proposal.header);
-        cast.keys().any(|id| {
-            cast.leads(proposal.header.term, id) && cast.signed(id, &bytes, &proposal.signature)
-        })
+        cast.keys()
+            .any(|id| cast.leads(proposal.header.term, id) && cast.signed(id, &bytes, &proposal.signature))
     };
     let is_proof = a != b
         && (a.epoch, a.term, a.index) == (b.epoch, b.term, b.index)

@@ -106,7 +106,9 @@ impl Clients {
     pub fn acknowledge(&mut self, write: u64, revision: u64) -> Result<(), Violation> {
         self.acknowledged.push((write, revision));
         let Some(request) = self.writes.get(&write).cloned() else {
-            return require(false, "lost-write", || format!("write {write} is acknowledged, and was never submitted"));
+            return require(false, "lost-write", || {
+                format!("write {write} is acknowledged, and was never submitted")
+            });
         };
         self.check_done(write, revision)?;
         if let Ok(Operation::Put { key, .. } | Operation::Delete { key }) = postcard::from_bytes(&request) {
@@ -119,7 +121,9 @@ impl Clients {
     fn check_done(&self, write: u64, revision: u64) -> Result<(), Violation> {
         let revisions = self.writes.get(&write).and_then(|request| self.done.get(request));
         require(revisions.is_some_and(|revisions| revisions.contains(&revision)), "lost-write", || {
-            format!("write {write} was acknowledged at revision {revision}, the chain has it at {revisions:?}")
+            format!(
+                "write {write} was acknowledged at revision {revision}, the chain has it at {revisions:?}"
+            )
         })
     }
 
@@ -144,7 +148,9 @@ impl Clients {
         // A key that does not exist has no revision: it must have been so at or after the least one.
         let is_fresh = match value {
             Some(_) => revision >= least,
-            None => least == 0 || versions.is_some_and(|all| all.range(least..).any(|(_, value)| value.is_none())),
+            None => {
+                least == 0 || versions.is_some_and(|all| all.range(least..).any(|(_, value)| value.is_none()))
+            }
         };
         require(is_fresh, "stale-read", || {
             format!("read {read} of {key:?} saw revision {revision}, {least} was known to a client before")

@@ -84,9 +84,11 @@ impl Conduct {
             format!("{to} has not answered a Suspect of {:?} with a Commit certificate", duties.owed)
         })?;
         if let Some((place, got)) = duties.position.take() {
-            require(place.2 <= chain.height() || got.len() + 1 >= cast.keys().count(), "position-not-passed", || {
-                format!("{to} reads at {place:?}, which is not committed, and told only {got:?} of it")
-            })?;
+            require(
+                place.2 <= chain.height() || got.len() + 1 >= cast.keys().count(),
+                "position-not-passed",
+                || format!("{to} reads at {place:?}, which is not committed, and told only {got:?} of it"),
+            )?;
         }
         match message {
             Message::Suspect(suspect) if from == suspect.signer && from != to && cast.is_correct(from) => {

@@ -110,7 +110,9 @@ impl Liveness {
         let since_us = at_us.saturating_sub(QUIET_US).max(self.calm_us);
         match &self.disturbed {
             Some((last_us, what)) if cast.all_correct() && at_us >= self.calm_us + 2 * QUIET_US => {
-                require(*last_us < since_us, "restless", || format!("{what} at {last_us} us, long after all is calm"))
+                require(*last_us < since_us, "restless", || {
+                    format!("{what} at {last_us} us, long after all is calm")
+                })
             }
             _ => Ok(()),
         }

@@ -31,8 +31,9 @@ use bftd_core::{
 };
 
 use self::{
-    agreement::Agreement, blocks::Blocks, cast::Cast, cast::require, certificates::Certificates, clients::Clients,
-    conduct::Conduct, durability::Durability, liveness::Liveness, signatures::Signatures, terms::Terms,
+    agreement::Agreement, blocks::Blocks, cast::Cast, cast::require, certificates::Certificates,
+    clients::Clients, conduct::Conduct, durability::Durability, liveness::Liveness, signatures::Signatures,
+    terms::Terms,
 };
 use crate::event::{Event, Observer, Violation};
 
@@ -82,7 +83,8 @@ impl Oracle {
         for block in durable.blocks.values().chain(&durable.committed_block) {
             self.blocks.insert(block);
         }
-        let certificates = committed.map(|committed| &committed.certificate).into_iter().chain(&durable.position);
+        let certificates =
+            committed.map(|committed| &committed.certificate).into_iter().chain(&durable.position);
         for certificate in certificates {
             self.certificates.check(&self.cast, node, certificate)?;
             self.saw(certificate)?;
@@ -127,6 +129,9 @@ impl Oracle {
                 self.signatures.term_vote(&self.cast, from, &enter.vote)
             }
             Message::NewTerm(new_term) => {
+                if self.cast.leads(new_term.term, from) {
+                    self.durability.leads(from, new_term.term, durable)?;
+                }
                 for vote in &new_term.votes {
                     if vote.signer == from {
                         self.durability.term_vote(&self.cast, vote, durable)?;
@@ -148,6 +153,7 @@ impl Oracle {
         for batch in append.block.batches().iter().filter(|batch| batch.origin == from) {
             self.durability.batch(from, batch.incarnation.0, durable)?;
         }
+        self.durability.leads(from, append.block.header().term, durable)?;
         self.signatures.propose(from, &append.block)?;
         self.terms.propose(&self.cast, from, &append.block)
     }
@@ -214,7 +220,9 @@ impl Oracle {
     fn executed(&mut self, node: MemberId, block: &Arc<Block>, state: Digest) -> Result<(), Violation> {
         self.blocks.insert(block);
         self.agreement.execute(node, block, state, &self.blocks)?;
-        while let Some(next) = self.agreement.at(self.clients.executed() + 1).and_then(|it| self.blocks.get(&it)) {
+        while let Some(next) =
+            self.agreement.at(self.clients.executed() + 1).and_then(|it| self.blocks.get(&it))
+        {
             if next.header().index > block.header().index {
                 break;
             }
@@ -276,7 +284,6 @@ impl Observer for Oracle {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -88,7 +88,9 @@ impl Signatures {
             BallotKind::Commit => {
                 signed.commits.insert((term, index), block.digest);
                 let later = signed.term_votes.range(term + 1..);
-                later.map(|(_, vote)| vote).try_for_each(|vote| check_position(cast, node, vote, cast.place(block)))?;
+                later
+                    .map(|(_, vote)| vote)
+                    .try_for_each(|vote| check_position(cast, node, vote, cast.place(block)))?;
             }
         }
         Ok(())
@@ -108,7 +110,8 @@ impl Signatures {
         signed.term_votes.insert(vote.term.0, vote.clone());
         match signed.commits.range(..(vote.term.0, 0)).next_back() {
             Some(((_, index), digest)) => {
-                let term = signed.commits.range(..(vote.term.0, 0)).next_back().map_or(0, |((term, _), _)| *term);
+                let term =
+                    signed.commits.range(..(vote.term.0, 0)).next_back().map_or(0, |((term, _), _)| *term);
                 let highest = BlockRef { term: Term(term), index: Index(*index), digest: *digest };
                 check_position(cast, node, vote, cast.place(highest))
             }
@@ -152,7 +155,9 @@ impl Signed {
 
 fn check_position(cast: &Cast, node: MemberId, vote: &TermVote, committed: Place) -> Result<(), Violation> {
     let is_high = vote.position.is_some_and(|block| cast.place(block) >= committed);
-    require(is_high, "position-too-low", || format!("{node} signed Commit at {committed:?}, and then {vote:?}"))
+    require(is_high, "position-too-low", || {
+        format!("{node} signed Commit at {committed:?}, and then {vote:?}")
+    })
 }
 
 /// The votes next to a new one lie on one chain with it.

@@ -77,7 +77,10 @@ impl Terms {
             let mut voters = self.commits.get(&digest).cloned().unwrap_or_default();
             voters.insert(leader);
             return require(voters.len() >= cast.q(), "pipelined-start", || {
-                format!("{leader} proposed {:?}, and only {voters:?} may have committed {first}", block.reference())
+                format!(
+                    "{leader} proposed {:?}, and only {voters:?} may have committed {first}",
+                    block.reference()
+                )
             });
         }
         require(block.batches().is_empty(), "first-block", || {

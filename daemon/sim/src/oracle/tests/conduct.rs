@@ -27,7 +27,12 @@ fn nodes(play: &Play, term: u64) -> Vec<Node> {
 }
 
 /// Ends a calm run after 20 seconds.
-fn end(play: &mut Play, nodes: &[Node], pending_writes: usize, pending_reads: usize) -> Result<(), Violation> {
+fn end(
+    play: &mut Play,
+    nodes: &[Node],
+    pending_writes: usize,
+    pending_reads: usize,
+) -> Result<(), Violation> {
     play.at_us = 20_000_000;
     play.see(&Event::End { nodes, pending_writes, pending_reads })
 }

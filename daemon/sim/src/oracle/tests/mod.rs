@@ -163,8 +163,7 @@ impl Play {
     fn enter(&self, node: u8, term: u64, position: Option<Arc<Certificate>>) -> Arc<EnterTerm> {
         let block = position.as_ref().map(|it| it.ballot.block);
         let (epoch, term) = (Epoch(0), Term(term));
-        let vote =
-            TermVote::sign(self.members.cluster(), epoch, term, block, id(node), self.signer(node));
+        let vote = TermVote::sign(self.members.cluster(), epoch, term, block, id(node), self.signer(node));
         Arc::new(EnterTerm { vote, position, suspects: None })
     }
 
@@ -173,7 +172,8 @@ impl Play {
     }
 
     fn suspects(&self, term: u64, signers: &[u8]) -> Arc<SuspectCertificate> {
-        let signatures = signers.iter().map(|node| (id(*node), self.suspect(*node, term).signature)).collect();
+        let signatures =
+            signers.iter().map(|node| (id(*node), self.suspect(*node, term).signature)).collect();
         Arc::new(SuspectCertificate { epoch: Epoch(0), term: Term(term), signatures })
     }
 
@@ -217,7 +217,13 @@ impl Play {
     }
 
     /// The whole way of a block.
-    fn commit(&mut self, leader: u8, block: &Arc<Block>, start: BlockRef, state: u8) -> Result<(), Violation> {
+    fn commit(
+        &mut self,
+        leader: u8,
+        block: &Arc<Block>,
+        start: BlockRef,
+        state: u8,
+    ) -> Result<(), Violation> {
         self.prepare(leader, block, start)?;
         self.lock(leader, block)?;
         self.show_commit(leader, block)?;
@@ -252,7 +258,8 @@ fn quorums_leaders_and_ranks_are_the_oracles_own() {
     let play = Play::new();
     let cast = &play.oracle.cast;
     assert_eq!((cast.f(), cast.q()), (1, 3));
-    let leaders: Vec<_> = (0..5).map(|term| ALL.iter().find(|it| cast.leads(Term(term), id(**it))).unwrap()).collect();
+    let leaders: Vec<_> =
+        (0..5).map(|term| ALL.iter().find(|it| cast.leads(Term(term), id(**it))).unwrap()).collect();
     assert_eq!(leaders, [&1, &2, &3, &4, &1]);
     let quorum = |ids: &[u8]| cast.is_quorum(ids.iter().map(|it| id(*it)));
     assert!(quorum(&[3, 1, 2]) && !quorum(&[1, 2]) && !quorum(&[1, 2, 2]) && !quorum(&[1, 2, 3, 9]));

@@ -119,7 +119,9 @@ fn prepare_votes_of_a_term_lie_on_one_chain() {
     }
     excused.accept(2, &one, root).unwrap();
     excused.send(2, 1, &Message::Vote(play.vote(2, Prepare, one.reference()))).unwrap();
-    excused.send(1, 2, &Message::Certificate(play.certificate(Commit, other.reference(), &[1, 3, 4]))).unwrap();
+    excused
+        .send(1, 2, &Message::Certificate(play.certificate(Commit, other.reference(), &[1, 3, 4])))
+        .unwrap();
     excused.accept(2, &above, root).unwrap();
     excused.send(2, 1, &vote).unwrap();
     fires(play.send(2, 1, &vote), "two-chains");
@@ -241,6 +243,20 @@ fn a_term_vote_waits_for_the_disk() {
 }
 
 #[test]
+fn a_leader_enters_its_term_on_disk_first() {
+    let mut play = Play::new();
+    let enters: Vec<_> = ALL.iter().map(|node| play.enter(*node, 1, None)).collect();
+    let others = [0, 2, 3].map(|at| Arc::clone(&enters[at]));
+    let new_term = play.new_term(1, &others, None);
+    fires(play.send(2, 1, &new_term), "term-not-durable");
+    let block = play.block(1, play.root(), vec![]);
+    fires(play.send(2, 1, &play.append(2, &block)), "term-not-durable");
+    play.sync(2, Record::Term(Arc::clone(&enters[1]))).unwrap();
+    play.send(2, 1, &new_term).unwrap();
+    play.send(2, 1, &play.append(2, &block)).unwrap();
+}
+
+#[test]
 fn a_batch_waits_for_its_incarnation() {
     let mut play = Play::new();
     let batch = Arc::new(play.batch(3, 2, 1, vec![put("k", "v")]));
@@ -285,6 +301,7 @@ fn a_terms_first_block_is_empty_and_on_its_start() {
     let mut play = Play::new();
     let first = play.begin();
     let elsewhere = play.block(1, first.reference(), vec![]);
+    play.sync(2, Record::Term(play.enter(2, 1, None))).unwrap();
     fires(play.send(2, 1, &play.append(2, &elsewhere)), "first-block");
 }
 

@@ -94,7 +94,8 @@ fn time_does_not_go_back() {
 fn batches_are_consecutive() {
     let with = |marks: &[(u64, u64)]| {
         second_block(|play, first| {
-            let batches = marks.iter().map(|(incarnation, number)| play.batch(2, *incarnation, *number, vec![]));
+            let batches =
+                marks.iter().map(|(incarnation, number)| play.batch(2, *incarnation, *number, vec![]));
             play.block(0, first, batches.collect())
         })
     };
@@ -138,7 +139,8 @@ fn reads_see_what_was_acknowledged() {
     let key = Bytes::from("k");
     let value = Bytes::from("v");
     let begun = |read| Event::ReadBegun { node: id(3), read, key: &key };
-    let answer = |read, revision, value| Event::ReadAnswered { node: id(3), read, key: &key, revision, value };
+    let answer =
+        |read, revision, value| Event::ReadAnswered { node: id(3), read, key: &key, revision, value };
     play.see(&begun(1)).unwrap();
     written(&mut play);
     play.see(&begun(2)).unwrap();
@@ -160,7 +162,8 @@ fn a_read_sees_no_less_than_one_answered_before() {
     let value = Bytes::from("v");
     written(&mut play);
     play.see(&Event::ReadBegun { node: id(3), read: 1, key: &key }).unwrap();
-    play.see(&Event::ReadAnswered { node: id(3), read: 1, key: &key, revision: 2, value: Some(&value) }).unwrap();
+    play.see(&Event::ReadAnswered { node: id(3), read: 1, key: &key, revision: 2, value: Some(&value) })
+        .unwrap();
     play.see(&Event::ReadBegun { node: id(4), read: 2, key: &key }).unwrap();
     let stale = Event::ReadAnswered { node: id(4), read: 2, key: &key, revision: 0, value: None };
     fires(play.see(&stale), "stale-read");
