@@ -3,6 +3,8 @@
 //! - `prepare-not-durable`: a Prepare vote without the block, all its ancestors, or the accepted tip.
 //! - `commit-not-durable`: a Commit vote without the block, or without a position at or above it.
 //! - `term-vote-not-durable`: a TermVote that is not the one on disk, or a position whose blocks are not.
+//! - `term-not-durable`: a NewTerm or a proposal of a term that the leader's disk has not entered. After a crash it would
+//!   not know that it led the term, and would propose in it again.
 //! - `incarnation-not-durable`: a batch of an incarnation that is not on disk.
 //! - `own-vote-not-durable`: the same as the first two for the sender's own signature in a certificate: a leader's vote
 //!   to itself travels in nothing else.
@@ -16,7 +18,7 @@ use bftd_core::{
     block::BlockRef,
     crypto::Digest,
     durable::{Accepted, Durable, Record},
-    ids::{Index, MemberId},
+    ids::{Index, MemberId, Term},
 };
 
 use super::cast::{Cast, Place, require};
@@ -87,6 +89,17 @@ impl Durability {
             vote.position.is_none_or(|block| is_final(durable, block) || holds(cast, durable, block));
         require(is_held, "term-vote-not-durable", || {
             format!("{vote:?} was sent, the position's blocks are not on disk")
+        })
+    }
+
+    /// A leader's NewTerm or proposal leaves.
+    ///
+    /// # Errors
+    /// `term-not-durable`.
+    pub fn leads(&self, node: MemberId, term: Term, durable: &Durable) -> Result<(), Violation> {
+        let entered = durable.term.as_ref().map_or(Term(0), |entered| entered.vote.term);
+        require(entered >= term, "term-not-durable", || {
+            format!("{node} leads term {term}, and its disk has entered only {entered}")
         })
     }
 

@@ -21,8 +21,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use bftd_core::{
     ballot::BallotKind,
-    block::Block,
-    block::BlockRef,
+    block::{Block, BlockRef},
     certificate::Certificate,
     crypto::{CheckSignature, Digest},
     durable::{Durable, Record},
@@ -130,6 +129,9 @@ impl Oracle {
                 self.signatures.term_vote(&self.cast, from, &enter.vote)
             }
             Message::NewTerm(new_term) => {
+                if self.cast.leads(new_term.term, from) {
+                    self.durability.leads(from, new_term.term, durable)?;
+                }
                 for vote in &new_term.votes {
                     if vote.signer == from {
                         self.durability.term_vote(&self.cast, vote, durable)?;
@@ -151,6 +153,7 @@ impl Oracle {
         for batch in append.block.batches().iter().filter(|batch| batch.origin == from) {
             self.durability.batch(from, batch.incarnation.0, durable)?;
         }
+        self.durability.leads(from, append.block.header().term, durable)?;
         self.signatures.propose(from, &append.block)?;
         self.terms.propose(&self.cast, from, &append.block)
     }
@@ -287,3 +290,6 @@ impl Observer for Oracle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// A member voted to commit a block.
+    /// A member voted to commit a block. Answers with all who did.
     pub fn commit_vote(&mut self, signer: MemberId, block: BlockRef) -> &BTreeSet<MemberId> {
         let signers = self.commits.entry(block.digest).or_default();
         signers.insert(signer);
