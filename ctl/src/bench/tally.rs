@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use crate::failure::{Code, Failure};
 
-/// The longest latency that is told apart from longer ones, in microseconds: an hour.
-const LONGEST: u64 = 3_600_000_000;
+/// The longest latency that is told apart, in microseconds: an hour. Longer ones count as this.
+const LONGEST_US: u64 = 3_600_000_000;
 
 /// Counts while the load is on.
 #[derive(Debug)]
@@ -29,8 +29,7 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new() -> Self {
-        let latency =
-            Histogram::new_with_bounds(1, LONGEST, 3).expect("three digits up to an hour are allowed");
+        let latency = Histogram::new_with_bounds(1, LONGEST_US, 3).expect("three digits are allowed");
         Self {
             latency: RefCell::new(latency),
             errors: RefCell::default(),
@@ -48,7 +47,7 @@ impl Tally {
         }
         let now = Instant::now();
         let micros = u64::try_from(now.duration_since(began).as_micros()).unwrap_or(u64::MAX);
-        self.latency.borrow_mut().saturating_record(micros);
+        self.latency.borrow_mut().saturating_record(micros.max(1));
         self.note_pause(now);
         self.last_done.set(now);
     }
