@@ -38,6 +38,9 @@ const LOOK: Duration = Duration::from_millis(25);
 
 /// Run a cluster of real daemons on this machine, without root.
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  bftctl dev up && bftctl put greeting hello && bftctl dev kill 1 && bftctl get greeting --node 2"
+)]
 pub(crate) struct Dev {
     #[command(subcommand)]
     command: DevCommand,
