@@ -35,8 +35,17 @@ struct Edit {
 }
 
 /// What is copied: all that the simulator is built from.
-const COPIED: [&str; 9] =
-    ["Cargo.toml", "Cargo.lock", "daemon", "ctl", "examples", "tests", "rustfmt.toml", "clippy.toml", "README.md"];
+const COPIED: [&str; 9] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "daemon",
+    "ctl",
+    "examples",
+    "tests",
+    "rustfmt.toml",
+    "clippy.toml",
+    "README.md",
+];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
