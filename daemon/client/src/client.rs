@@ -17,18 +17,21 @@ use tokio::{
     io::AsyncWriteExt,
     net::{UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
     sync::{Notify, Semaphore, oneshot},
+    task::AbortHandle,
     time::timeout,
 };
 
 use crate::{
     frame::{self, FrameError},
-    protocol::{At, Call, Consistency, Failure, Reply, Request, Response, Status},
+    protocol::{At, CONNECTION, Call, Consistency, Failure, Reply, Request, Response, Status},
 };
 
 /// How long a call waits for its answer unless told otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// How many calls of one connection are in flight; more wait for a place.
 const IN_FLIGHT: usize = 4096;
+/// Within what time a daemon must have greeted.
+const GREETING_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +55,7 @@ pub enum Error {
     /// A change was sent, and no answer came: it may or may not have happened, and may still happen.
     #[error("the outcome is unknown: {0}")]
     OutcomeUnknown(String),
-    /// No answer came; nothing was asked that could change anything.
+    /// No answer came, and nothing was changed: it was a question, or a change that was never sent.
     #[error("no answer: {0}")]
     NoAnswer(String),
     /// The daemon could not do it.
@@ -84,12 +87,13 @@ pub struct Client {
 #[derive(Debug)]
 struct Connection {
     shared: Arc<Shared>,
+    tasks: [AbortHandle; 2],
 }
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// There is something to write, or nobody who could want to.
+    /// There is something to write, or the connection broke.
     news: Notify,
     next: AtomicU64,
     places: Semaphore,
@@ -122,7 +126,34 @@ impl Shared {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.shared.break_off("the client was closed");
+        // Every call borrows the client, so nobody waits any more.
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// A call's place among those that wait, given up when the call ends in whatever way.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    id: u64,
+    receiver: oneshot::Receiver<Response>,
+    is_answered: bool,
+}
+
+impl Waiting<'_> {
+    /// Waits for the answer; none where the connection breaks first.
+    async fn answer(mut self) -> Option<Response> {
+        let answer = (&mut self.receiver).await;
+        // Whoever answers or breaks off has taken the entry out.
+        self.is_answered = true;
+        answer.ok()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.shared.state().waiting.remove(&self.id);
+        }
     }
 }
 
@@ -144,17 +175,23 @@ impl Client {
             }
         };
         let slow = || unreachable(io::Error::new(io::ErrorKind::TimedOut, "no greeting within 5 seconds"));
-        let (stream, buffer) = timeout(Duration::from_secs(5), greet).await.map_err(|_| slow())??;
+        let (stream, buffer) = timeout(GREETING_DEADLINE, greet).await.map_err(|_| slow())??;
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             news: Notify::new(),
-            next: AtomicU64::new(1),
+            next: AtomicU64::new(CONNECTION + 1),
             places: Semaphore::new(IN_FLIGHT),
         });
         let (reader, writer) = stream.into_split();
-        tokio::spawn(read_replies(reader, buffer, Arc::clone(&shared)));
-        tokio::spawn(write_calls(writer, Arc::clone(&shared)));
-        Ok(Self { connection: Arc::new(Connection { shared }), deadline: DEFAULT_DEADLINE })
+        let reading = tokio::spawn(read_replies(reader, buffer, Arc::clone(&shared)));
+        let writing = tokio::spawn(write_calls(writer, Arc::clone(&shared)));
+        let tasks = [reading.abort_handle(), writing.abort_handle()];
+        Ok(Self { connection: Arc::new(Connection { shared, tasks }), deadline: DEFAULT_DEADLINE })
+    }
+
+    /// Whether the connection broke: every further call fails, and only a new client helps.
+    pub fn is_broken(&self) -> bool {
+        self.connection.shared.state().broken.is_some()
     }
 
     /// The same connection with another deadline for calls.
@@ -169,41 +206,48 @@ impl Client {
     /// [`Error::OutcomeUnknown`] for a change, [`Error::NoAnswer`] for a question, where no answer comes in time or
     /// the connection breaks.
     pub async fn call(&self, request: Request) -> Result<Response, Error> {
-        let is_change = matches!(request, Request::Execute(_));
-        let lost = |why: String| if is_change { Error::OutcomeUnknown(why) } else { Error::NoAnswer(why) };
-        let shared = &self.connection.shared;
-        let id = shared.next.fetch_add(1, Ordering::Relaxed);
-        let answer = async {
-            let _place = shared.places.acquire().await.map_err(|_| Error::NoAnswer("closed".to_owned()))?;
-            let (sender, receiver) = oneshot::channel();
-            {
-                let mut state = shared.state();
-                if let Some(why) = &state.broken {
-                    return Err(Error::NoAnswer(why.clone()));
-                }
-                frame::write(&mut state.out, &Call { id, request })
-                    .map_err(|error| Error::TooLarge(error.to_string()))?;
-                state.waiting.insert(id, sender);
+        let may_change = matches!(request, Request::Execute(_));
+        let mut is_sent = false;
+        let answer = timeout(self.deadline, self.ask(request, &mut is_sent)).await;
+        let why = match answer {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(Lost::TooLarge(error))) => return Err(Error::TooLarge(error)),
+            Ok(Err(Lost::Broken)) => {
+                let broken = self.connection.shared.state().broken.clone();
+                broken.unwrap_or_else(|| "the connection broke".to_owned())
             }
-            shared.news.notify_one();
-            receiver.await.map_err(|_| {
-                lost(shared.state().broken.clone().unwrap_or_else(|| "the connection broke".to_owned()))
-            })
+            Err(_) => format!("no answer within {:?}", self.deadline),
         };
-        match timeout(self.deadline, answer).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                shared.state().waiting.remove(&id);
-                Err(lost(format!("no answer within {:?}", self.deadline)))
-            }
-        }
+        Err(if may_change && is_sent { Error::OutcomeUnknown(why) } else { Error::NoAnswer(why) })
     }
 
-    /// Decides and executes a change.
+    /// Says in `is_sent` whether the daemon may have got the request.
+    async fn ask(&self, request: Request, is_sent: &mut bool) -> Result<Response, Lost> {
+        let shared = &*self.connection.shared;
+        let _place = shared.places.acquire().await.map_err(|_| Lost::Broken)?;
+        let id = shared.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        let waiting = {
+            let mut state = shared.state();
+            if state.broken.is_some() {
+                return Err(Lost::Broken);
+            }
+            frame::write(&mut state.out, &Call { id, request })
+                .map_err(|error| Lost::TooLarge(error.to_string()))?;
+            state.waiting.insert(id, sender);
+            Waiting { shared, id, receiver, is_answered: false }
+        };
+        *is_sent = true;
+        shared.news.notify_one();
+        waiting.answer().await.ok_or(Lost::Broken)
+    }
+
+    /// Decides and executes a change. One that is out of bounds is refused before anything is sent.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn execute(&self, operation: Operation) -> Result<Changed, Error> {
+        operation.check().map_err(Failure::Refused)?;
         match self.call(Request::Execute(operation)).await? {
             Response::Executed { outcome: Outcome::Refused(refusal), .. } => {
                 Err(Failure::Refused(refusal).into())
@@ -283,6 +327,12 @@ impl Client {
     }
 }
 
+/// Why a call ended without an answer.
+enum Lost {
+    Broken,
+    TooLarge(String),
+}
+
 fn unexpected(response: Response) -> Error {
     match response {
         Response::Failed(failure) => failure.into(),
@@ -293,6 +343,7 @@ fn unexpected(response: Response) -> Error {
 async fn read_replies(mut stream: OwnedReadHalf, mut buffer: BytesMut, shared: Arc<Shared>) {
     let why = loop {
         match frame::read::<Reply>(&mut stream, &mut buffer).await {
+            Ok(Some(Reply { id: CONNECTION, response: Response::Failed(why) })) => break why.to_string(),
             Ok(Some(reply)) => {
                 let waiting = shared.state().waiting.remove(&reply.id);
                 if let Some(waiting) = waiting {

@@ -26,6 +26,14 @@ pub enum FrameError {
     /// A frame does not hold what it should.
     #[error("a frame that makes no sense")]
     Malformed,
+    /// The other side was silent for too long.
+    #[error("{what} did not come within {seconds} s")]
+    Late {
+        /// What was due.
+        what: &'static str,
+        /// How long was waited for it.
+        seconds: u64,
+    },
     /// The other side is not what was expected there.
     #[error("the other side does not speak bftd's admin protocol")]
     NotBftd,

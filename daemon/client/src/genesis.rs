@@ -5,7 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bftd_core::membership::Genesis;
+pub use bftd_core::{
+    crypto::PublicKey,
+    ids::MemberId,
+    membership::{Genesis, Member},
+    protocol::Protocol,
+};
 
 /// Why a genesis file can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +62,6 @@ pub fn write(path: &Path, genesis: &Genesis) -> Result<(), GenesisError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use bftd_core::{crypto::PublicKey, ids::MemberId, membership::Member, protocol::Protocol};
-
     use super::*;
 
     #[test]

@@ -21,7 +21,12 @@ pub mod frame;
 pub mod genesis;
 pub mod protocol;
 
-pub use bftd_core::kv::{Entry, Expect, Listing, Operation, Outcome, Query, Refusal};
+pub use bftd_core::{
+    kv::{Entry, Expect, Listing, Operation, Outcome, Query, Refusal},
+    limits::{MAX_KEY, MAX_VALUE},
+};
 pub use bytes::Bytes;
 pub use client::{Changed, Client, DEFAULT_DEADLINE, Error};
-pub use protocol::{At, Consistency, Failure, Health, MemberStatus, Request, Response, Status};
+pub use protocol::{
+    At, ClusterStatus, Consistency, Failure, Health, MemberStatus, Request, Response, Status,
+};

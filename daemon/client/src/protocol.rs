@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub const MAX_FRAME: usize = 16 << 20;
 /// The version of this protocol: both sides must speak the same.
 pub const VERSION: u32 = 1;
+/// A reply of this number concerns no call but the connection, which the daemon closes after it. Calls have others.
+pub const CONNECTION: u64 = 0;
 /// What every greeting begins with.
 pub const MAGIC: [u8; 8] = *b"bftdctl\0";
 
@@ -31,7 +33,7 @@ pub struct Greeting {
 /// A numbered request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
-    /// Unique among the calls in flight on a connection.
+    /// Unique among the calls in flight on a connection, and not [`CONNECTION`].
     pub id: u64,
     /// What is asked.
     pub request: Request,
@@ -40,7 +42,7 @@ pub struct Call {
 /// The answer to a call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
-    /// The call's number.
+    /// The call's number, or [`CONNECTION`].
     pub id: u64,
     /// The answer.
     pub response: Response,
@@ -144,6 +146,9 @@ pub enum Failure {
     /// The caller may not do it.
     #[error("denied: {0}")]
     Denied(String),
+    /// The client broke the admin protocol's rules, and is disconnected.
+    #[error("the daemon closed the connection: {0}")]
+    Protocol(String),
     /// The daemon belongs to no cluster yet.
     #[error("this daemon belongs to no cluster yet")]
     Uninitialised,

@@ -5,7 +5,9 @@
 //!   at once. Answers come in any order.
 //! - Bounds: [`CONNECTIONS`] connections (more wait to be accepted), [`IN_FLIGHT`] calls of each (then reading pauses),
 //!   16 MiB a frame; a greeting must come within [`GREETING_DEADLINE`], a frame once begun be complete within
-//!   [`FRAME_DEADLINE`].
+//!   [`FRAME_DEADLINE`], and answers be taken within [`WRITE_DEADLINE`].
+//! - A client that closes its side, in whole or in part, is gone: its calls are dropped. One that breaks a rule is told
+//!   which, and disconnected.
 
 mod session;
 #[cfg(test)]
@@ -13,7 +15,10 @@ mod tests;
 
 use std::{
     fs, io,
-    os::unix::{fs::PermissionsExt, net::UnixStream as BlockingStream},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixStream as BlockingStream,
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -34,6 +39,8 @@ pub const IN_FLIGHT: usize = 4096;
 pub const GREETING_DEADLINE: Duration = Duration::from_secs(5);
 /// Within what time a frame must be complete once its first byte is here.
 pub const FRAME_DEADLINE: Duration = Duration::from_secs(10);
+/// Within what time a client must take the answers of one write: at most a frame and 256 KiB.
+pub const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest path that a Unix socket can have, in bytes.
 const LONGEST_PATH: usize = 107;
 /// Owner and group may connect.
@@ -91,6 +98,21 @@ pub enum AdminError {
 pub struct AdminServer {
     listener: UnixListener,
     file: SocketFile,
+    limits: Limits,
+}
+
+/// The limits at the top of this file; tests are in a hurry.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    connections: usize,
+    greeting: Duration,
+    frame: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: CONNECTIONS, greeting: GREETING_DEADLINE, frame: FRAME_DEADLINE }
+    }
 }
 
 #[derive(Debug)]
@@ -104,7 +126,7 @@ impl Drop for SocketFile {
 }
 
 impl AdminServer {
-    /// Opens the socket. A file that a dead daemon left is replaced.
+    /// Opens the socket. A socket that a dead daemon left is replaced; a file of another kind is left alone.
     ///
     /// # Errors
     /// See [`AdminError`].
@@ -114,22 +136,24 @@ impl AdminServer {
             return Err(AdminError::PathTooLong { path: path.to_owned(), bytes });
         }
         let failed = |source| AdminError::Io { path: path.to_owned(), source };
-        match BlockingStream::connect(path) {
-            Ok(_) => return Err(AdminError::InUse { path: path.to_owned() }),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).map_err(failed)?;
+        if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+            match BlockingStream::connect(path) {
+                Ok(_) => return Err(AdminError::InUse { path: path.to_owned() }),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path).map_err(failed)?;
+                }
+                Err(error) => return Err(failed(error)),
             }
-            Err(_) => {}
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         let file = SocketFile(path.to_owned());
         fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(failed)?;
-        Ok(Self { listener, file })
+        Ok(Self { listener, file, limits: Limits::default() })
     }
 
     /// Serves clients until `stop` is set.
     pub async fn serve<S: Service>(self, service: Arc<S>, mut stop: watch::Receiver<bool>) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Arc::new(Semaphore::new(self.limits.connections));
         let mut sessions = JoinSet::new();
         loop {
             let accept = async {
@@ -144,9 +168,10 @@ impl AdminServer {
             match accepted {
                 Ok((stream, _)) => {
                     let service = Arc::clone(&service);
+                    let limits = self.limits;
                     sessions.spawn(async move {
                         let _place = place;
-                        session::serve(stream, service).await;
+                        session::serve(stream, service, limits).await;
                     });
                 }
                 Err(error) => {

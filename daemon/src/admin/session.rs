@@ -1,27 +1,39 @@
 //! One client's connection.
 
-use std::{io, pin::pin, sync::Arc};
+use std::{
+    io,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use bftd_client::{
+    Failure,
     frame::{self, FrameError},
-    protocol::{Call, Reply},
+    protocol::{CONNECTION, Call, Reply, Response},
 };
 use bytes::BytesMut;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{UnixStream, unix::OwnedReadHalf},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{FRAME_DEADLINE, GREETING_DEADLINE, IN_FLIGHT, PeerCredentials, Service};
+use super::{IN_FLIGHT, Limits, PeerCredentials, Service, WRITE_DEADLINE};
 
-/// From how many bytes of answers on they are written although more calls could be read.
+/// From how many bytes of answers on they are written although more are ready.
 const WRITE_AT: usize = 256 << 10;
+/// How much is read at once.
+const READ_AT_ONCE: usize = 64 << 10;
 
 /// Serves a connection until its client closes it or misbehaves.
-pub(super) async fn serve<S: Service>(stream: UnixStream, service: Arc<S>) {
-    match converse(stream, &*service).await {
+pub(super) async fn serve<S: Service>(stream: UnixStream, service: Arc<S>, limits: Limits) {
+    match converse(stream, &*service, limits).await {
         Ok(()) => {}
         // A client that is killed breaks its connection: that is no news.
         Err(FrameError::Io(error)) => tracing::debug!(%error, "a client's connection broke"),
@@ -29,7 +41,7 @@ pub(super) async fn serve<S: Service>(stream: UnixStream, service: Arc<S>) {
     }
 }
 
-async fn converse<S: Service>(stream: UnixStream, service: &S) -> Result<(), FrameError> {
+async fn converse<S: Service>(stream: UnixStream, service: &S, limits: Limits) -> Result<(), FrameError> {
     let credentials = stream.peer_cred()?;
     let peer = PeerCredentials { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
     let (mut reader, mut writer) = stream.into_split();
@@ -38,13 +50,36 @@ async fn converse<S: Service>(stream: UnixStream, service: &S) -> Result<(), Fra
         writer.write_all(&frame::greeting(env!("CARGO_PKG_VERSION"))).await?;
         frame::read_greeting(&mut reader, &mut input).await
     };
-    timeout(GREETING_DEADLINE, greeting).await.map_err(|_| late("its greeting"))??;
+    let late = FrameError::Late { what: "the greeting", seconds: limits.greeting.as_secs() };
+    timeout(limits.greeting, greeting).await.map_err(|_| late)??;
 
+    let ended = answer_calls(&mut reader, &mut writer, input, peer, service, limits.frame).await;
+    match &ended {
+        Ok(()) | Err(FrameError::Io(_)) => {}
+        Err(broken_rule) => {
+            let response = Response::Failed(Failure::Protocol(broken_rule.to_string()));
+            let mut reason = Vec::new();
+            frame::write(&mut reason, &Reply { id: CONNECTION, response })?;
+            send(&mut writer, &reason).await?;
+        }
+    }
+    ended
+}
+
+/// Reads calls, has them answered, writes the answers.
+async fn answer_calls<S: Service>(
+    reader: &mut OwnedReadHalf,
+    writer: &mut OwnedWriteHalf,
+    mut input: BytesMut,
+    peer: PeerCredentials,
+    service: &S,
+    frame_deadline: Duration,
+) -> Result<(), FrameError> {
     let mut answers = FuturesUnordered::new();
     let mut output = Vec::new();
+    // When the frame that is not complete yet began to come. Time in which we don't read doesn't count.
     let mut begun: Option<Instant> = None;
-    let mut is_open = true;
-    while is_open || !answers.is_empty() {
+    loop {
         while answers.len() < IN_FLIGHT {
             let Some(call) = frame::take::<Call>(&mut input)? else { break };
             begun = None;
@@ -52,65 +87,56 @@ async fn converse<S: Service>(stream: UnixStream, service: &S) -> Result<(), Fra
                 async move { Reply { id: call.id, response: service.handle(peer, call.request).await } },
             );
         }
-        if input.is_empty() {
+        let may_read = answers.len() < IN_FLIGHT;
+        if input.is_empty() || !may_read {
             begun = None;
-        } else if answers.len() < IN_FLIGHT {
+        } else {
             begun.get_or_insert_with(Instant::now);
         }
-        let deadline =
-            begun.map_or_else(|| Instant::now() + 2 * FRAME_DEADLINE, |begun| begun + FRAME_DEADLINE);
-        let may_read = is_open && answers.len() < IN_FLIGHT;
         tokio::select! {
             Some(reply) = answers.next(), if !answers.is_empty() => {
-                write_reply(&mut output, reply)?;
-                gather(&mut answers, &mut output).await?;
-                writer.write_all(&output).await?;
+                write_reply(&mut output, reply);
+                gather(&mut answers, &mut output);
+                send(writer, &output).await?;
                 output.clear();
             }
-            count = read_some(&mut reader, &mut input), if may_read => {
+            count = read_some(reader, &mut input), if may_read => {
                 if count? == 0 {
-                    if !input.is_empty() {
-                        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-                    }
-                    is_open = false;
+                    return Ok(());
                 }
             }
-            () = pin!(sleep_until(deadline)), if begun.is_some() => return Err(late("the rest of a frame")),
+            () = pin!(sleep_until(begun.unwrap_or_else(Instant::now) + frame_deadline)), if begun.is_some() => {
+                let seconds = frame_deadline.as_secs();
+                return Err(FrameError::Late { what: "the rest of a frame", seconds });
+            }
         }
     }
-    Ok(())
 }
 
 /// Adds the answers that are ready too, so that one write carries them all.
-async fn gather<F: Future<Output = Reply>>(
-    answers: &mut FuturesUnordered<F>,
-    output: &mut Vec<u8>,
-) -> Result<(), FrameError> {
-    while output.len() < WRITE_AT && !answers.is_empty() {
-        let ready = std::future::poll_fn(|context| {
-            std::task::Poll::Ready(match answers.poll_next_unpin(context) {
-                std::task::Poll::Ready(reply) => reply,
-                std::task::Poll::Pending => None,
-            })
-        });
-        match ready.await {
-            Some(reply) => write_reply(output, reply)?,
-            None => break,
-        }
+fn gather<F: Future<Output = Reply>>(answers: &mut FuturesUnordered<F>, output: &mut Vec<u8>) {
+    // Whatever is not ready is polled again, with a real waker, before the session waits.
+    let mut context = Context::from_waker(Waker::noop());
+    while output.len() < WRITE_AT {
+        let Poll::Ready(Some(reply)) = answers.poll_next_unpin(&mut context) else { return };
+        write_reply(output, reply);
     }
-    Ok(())
 }
 
-fn write_reply(output: &mut Vec<u8>, reply: Reply) -> Result<(), FrameError> {
-    frame::write(output, &reply)
+fn write_reply(output: &mut Vec<u8>, reply: Reply) {
+    let id = reply.id;
+    if let Err(error) = frame::write(output, &reply) {
+        let response = Response::Failed(Failure::Internal(format!("the answer is too large: {error}")));
+        frame::write(output, &Reply { id, response }).expect("a failure's text is small");
+    }
+}
+
+async fn send(writer: &mut OwnedWriteHalf, output: &[u8]) -> io::Result<()> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "the client does not take its answers");
+    timeout(WRITE_DEADLINE, writer.write_all(output)).await.map_err(|_| late())?
 }
 
 async fn read_some(reader: &mut OwnedReadHalf, input: &mut BytesMut) -> io::Result<usize> {
-    const CHUNK: usize = 64 << 10;
-    input.reserve(CHUNK);
+    input.reserve(READ_AT_ONCE);
     reader.read_buf(input).await
-}
-
-fn late(what: &str) -> FrameError {
-    io::Error::new(io::ErrorKind::TimedOut, format!("{what} did not come in time")).into()
 }

@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bftd_client::{Client, Consistency, Error, Expect, Failure, frame, protocol::VERSION};
+use bftd_client::{
+    Client, Consistency, Error, Expect, Failure, frame,
+    protocol::{CONNECTION, Call, Reply, VERSION},
+};
 use bftd_core::kv::{Operation, Outcome, Query};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,6 +18,15 @@ use super::*;
 #[derive(Default)]
 struct Fake {
     handled: AtomicUsize,
+    dropped: AtomicUsize,
+}
+
+struct CountDrop<'a>(&'a AtomicUsize);
+
+impl Drop for CountDrop<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl Service for Fake {
@@ -31,7 +43,10 @@ impl Service for Fake {
                 }
             }
             Request::Execute(_) => std::future::pending().await,
-            Request::Query { query: Query::Get { .. }, .. } => std::future::pending().await,
+            Request::Query { query: Query::Get { .. }, .. } => {
+                let _dropped = CountDrop(&self.dropped);
+                std::future::pending().await
+            }
             _ => Response::Failed(Failure::Busy),
         }
     }
@@ -41,15 +56,22 @@ struct Running {
     directory: tempfile::TempDir,
     stop: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
+    fake: Arc<Fake>,
 }
 
 impl Running {
     fn start() -> Self {
+        Self::with_limits(Limits::default())
+    }
+
+    fn with_limits(limits: Limits) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let server = AdminServer::bind(&directory.path().join("s")).unwrap();
+        let mut server = AdminServer::bind(&directory.path().join("s")).unwrap();
+        server.limits = limits;
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(server.serve(Arc::new(Fake::default()), stopped));
-        Self { directory, stop, task }
+        let fake = Arc::new(Fake::default());
+        let task = tokio::spawn(server.serve(Arc::clone(&fake), stopped));
+        Self { directory, stop, task, fake }
     }
 
     fn path(&self) -> PathBuf {
@@ -61,7 +83,7 @@ impl Running {
 async fn a_thousand_calls_in_flight_are_answered_in_any_order() {
     let running = Running::start();
     let client = Client::connect(&running.path()).await.unwrap();
-    let mut puts = tokio::task::JoinSet::new();
+    let mut puts = JoinSet::new();
     for size in 0..1000_usize {
         let client = client.clone();
         puts.spawn(async move {
@@ -128,29 +150,47 @@ async fn other_versions_and_other_programs_are_turned_away_with_our_greeting() {
     assert_eq!(raw(&running, b"GET / HTTP/1.1\r\n\r\n").await, greeting);
 }
 
+/// The reason that the daemon gives before it closes a connection.
+fn reason(answer: &[u8]) -> String {
+    let mut answer = answer[frame::greeting(env!("CARGO_PKG_VERSION")).len()..].into();
+    let reply: Reply = frame::take(&mut answer).unwrap().unwrap();
+    assert_eq!(reply.id, CONNECTION);
+    let Response::Failed(Failure::Protocol(reason)) = reply.response else { panic!("{reply:?}") };
+    reason
+}
+
 #[tokio::test]
-async fn malformed_and_oversized_frames_close_only_their_connection() {
+async fn malformed_and_oversized_frames_close_only_their_connection_and_say_why() {
     let running = Running::start();
     let client = Client::connect(&running.path()).await.unwrap();
-    for frame in [&[3, 0, 0, 0, 255, 255, 255][..], &[255, 255, 255, 255]] {
+    for (frame, why) in
+        [(&[3, 0, 0, 0, 255, 255, 255][..], "makes no sense"), (&[255, 255, 255, 255], "larger than")]
+    {
         let mut bytes = frame::greeting("test");
         bytes.extend_from_slice(frame);
-        raw(&running, &bytes).await;
+        let reason = reason(&raw(&running, &bytes).await);
+        assert!(reason.contains(why), "{reason}");
     }
     client.put("k".into(), "v".into(), Expect::Anything).await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_half_sent_frame_does_not_hold_a_connection_for_ever() {
-    let running = Running::start();
+    let limits = Limits {
+        greeting: Duration::from_millis(100),
+        frame: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let running = Running::with_limits(limits);
     let mut bytes = frame::greeting("test");
     bytes.extend_from_slice(&[100, 0, 0, 0, 1]);
     let before = tokio::time::Instant::now();
-    raw(&running, &bytes).await;
-    assert!(before.elapsed() >= FRAME_DEADLINE);
+    let reason = reason(&raw(&running, &bytes).await);
+    assert!(reason.contains("the rest of a frame"), "{reason}");
+    assert!(before.elapsed() >= limits.frame);
     let before = tokio::time::Instant::now();
     raw(&running, &[]).await;
-    assert!(before.elapsed() >= GREETING_DEADLINE);
+    assert!(before.elapsed() >= limits.greeting);
 }
 
 #[tokio::test]
@@ -161,6 +201,74 @@ async fn a_stale_file_is_replaced_and_a_live_daemon_is_not() {
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
     assert!(stale.exists());
     AdminServer::bind(&stale).unwrap();
+    let text = running.directory.path().join("text");
+    fs::write(&text, "not a socket").unwrap();
+    assert!(matches!(AdminServer::bind(&text), Err(AdminError::Io { .. })));
+    assert_eq!(fs::read_to_string(&text).unwrap(), "not a socket");
+    assert_eq!(fs::metadata(running.path()).unwrap().permissions().mode() & 0o777, MODE);
     let long = running.directory.path().join("x".repeat(120));
     assert!(matches!(AdminServer::bind(&long), Err(AdminError::PathTooLong { .. })));
+}
+
+#[tokio::test]
+async fn more_connections_than_places_wait() {
+    let running = Running::with_limits(Limits { connections: 2, ..Limits::default() });
+    let first = Client::connect(&running.path()).await.unwrap();
+    let _second = Client::connect(&running.path()).await.unwrap();
+    let path = running.path();
+    let mut third = tokio::spawn(async move { Client::connect(&path).await });
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut third).await.is_err(), "no place yet");
+    drop(first);
+    third.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_with_too_many_calls_is_not_read_until_some_are_answered() {
+    let running = Running::start();
+    let mut bytes = frame::greeting("test");
+    for id in 1..=IN_FLIGHT as u64 + 500 {
+        let request =
+            Request::Query { query: Query::Get { key: "k".into() }, consistency: Consistency::Local };
+        frame::write(&mut bytes, &Call { id, request }).unwrap();
+    }
+    let mut stream = UnixStream::connect(running.path()).await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(running.fake.handled.load(Ordering::SeqCst), IN_FLIGHT);
+}
+
+#[tokio::test]
+async fn the_calls_of_a_client_that_is_gone_are_dropped() {
+    let running = Running::start();
+    let client = Client::connect(&running.path()).await.unwrap();
+    let hasty = client.with_deadline(Duration::from_millis(50));
+    drop(client);
+    assert!(matches!(hasty.get("k".into(), Consistency::Local).await, Err(Error::NoAnswer(_))));
+    assert_eq!(running.fake.dropped.load(Ordering::SeqCst), 0);
+    drop(hasty);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(running.fake.dropped.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn what_is_out_of_bounds_is_refused_before_it_is_sent() {
+    let running = Running::start();
+    let client = Client::connect(&running.path()).await.unwrap();
+    for (key, bytes) in [("", 0), ("k", bftd_client::MAX_VALUE + 1), (&*"k".repeat(4097), 0)] {
+        let put = client.put(key.to_owned().into(), vec![0; bytes].into(), Expect::Anything).await;
+        assert!(matches!(put, Err(Error::Failed(Failure::Refused(_)))), "{put:?}");
+    }
+    assert_eq!(running.fake.handled.load(Ordering::SeqCst), 0);
+}
+
+/// A change that no daemon can have got is not of unknown outcome.
+#[tokio::test]
+async fn a_change_that_was_never_sent_did_not_happen() {
+    let running = Running::start();
+    let client = Client::connect(&running.path()).await.unwrap();
+    running.stop.send_replace(true);
+    running.task.await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(client.is_broken());
+    assert!(matches!(client.delete("k".into()).await, Err(Error::NoAnswer(_))));
 }
