@@ -1,12 +1,15 @@
 #![allow(clippy::unwrap_used)]
 
+mod flow;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bftd_client::{
-    Client, Consistency, Error, Expect, Failure, frame,
+    At, Client, Consistency, Entry, Error, Expect, Failure, frame,
     protocol::{CONNECTION, Call, Reply, VERSION},
 };
 use bftd_core::kv::{Operation, Outcome, Query};
+use bytes::BytesMut;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
