@@ -6,8 +6,8 @@
 //! is committed) go with the next group, or with the next tick.
 //!
 //! Bounds: [`EVENTS`] inputs wait from peers and clients (peers are slowed down, clients are told `Busy`);
-//! [`QUEUED_REQUESTS`] requests and [`QUEUED_BYTES`] bytes of them wait for a batch (more are `Busy`). While the log's
-//! thread has as much to write as it may, or execution is [`BEHIND`] blocks behind, no input is taken.
+//! `QUEUED_REQUESTS` requests and `QUEUED_BYTES` bytes of them wait for a batch (more are `Busy`). While the log's
+//! thread has as much to write as it may, or execution is `BEHIND` blocks behind, no input is taken.
 
 use std::{
     collections::{BTreeMap, VecDeque},

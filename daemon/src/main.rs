@@ -102,7 +102,7 @@ fn serve(path: &Path, overrides: &Overrides) -> Result<(), Failure> {
     start_logging();
     let config = Config::load(path, overrides).map_err(Failure::configuration)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .enable_all()
         .build()
         .map_err(Failure::runtime)?;

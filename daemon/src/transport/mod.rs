@@ -4,13 +4,13 @@
 //!   is no choice between two connections of a pair to agree on, and a fault in one direction stays in that direction.
 //! - A connection has two one-way streams, the [`Lane`]s: stream 0 for votes, which goes first, and stream 1 for blocks.
 //! - Frames of one lane arrive in the order in which they were sent. Some may be missing: those that a full queue refused
-//!   ([`queue`]), and those under way when a connection broke. Nothing is sent again here; replicas do that.
-//! - Members are known by their keys alone ([`tls`]). At most one incoming connection of a member lives, the newest.
+//!   (`queue`), and those under way when a connection broke. Nothing is sent again here; replicas do that.
+//! - Members are known by their keys alone (`tls`). At most one incoming connection of a member lives, the newest.
 //! - A receiver that is slow slows down its sender: `deliver` is awaited, then QUIC's window fills, then the sender's
 //!   queue.
 //! - What a peer does wrong is counted and closes its connection; it may dial again.
 //!
-//! Path of a frame: [`Transport::send`] → queue → the peer's task ([`dial`]) → QUIC → one task per lane ([`listen`]) →
+//! Path of a frame: [`Transport::send`] → queue → the peer's task (`dial`) → QUIC → one task per lane (`listen`) →
 //! [`Deliver::deliver`].
 
 mod dial;
@@ -200,7 +200,7 @@ impl Transport {
         Ok(Self { shared, endpoint, tasks: Mutex::new(tasks) })
     }
 
-    /// Queues a frame for a member. Never waits; drops by the policy in [`queue`]. A frame over [`MAX_MESSAGE`] is
+    /// Queues a frame for a member. Never waits; drops by the policy in `queue`. A frame over [`MAX_MESSAGE`] is
     /// dropped and counted, one for nobody (this node itself, or no member) is ignored.
     pub fn send(&self, to: MemberId, lane: Lane, frame: Bytes) {
         let Some(peer) = self.shared.peer(to) else {

@@ -394,6 +394,7 @@ impl States {
     }
 
     fn record(&mut self, block: BlockRef, state: Digest) -> Result<(), Halt> {
+        debug_assert!(block.index > self.executed.index, "blocks are executed in order");
         self.executed = block;
         self.digests.push_back((block.index, state));
         if self.digests.len() > REMEMBERED_STATES {

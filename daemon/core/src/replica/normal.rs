@@ -126,10 +126,12 @@ impl Replica {
         let block = Arc::new(Block::new(header, batches));
         let certificates = self.newest_certificates();
         self.term.announced = self.tree.committed();
-        // It may leave before the block is durable here; only this member's own vote may not.
+        // It may leave before the block is durable here; only this member's own vote may not. But the term must be: a
+        // leader that forgets over a crash that it led this term would propose in it again.
         let append = Append { block: Arc::clone(&block), signature, certificates };
+        let after = self.origin.record.max(self.term.entered_record());
         self.term.appends.insert(block.header().index, append.clone());
-        self.send_after(To::Others, Message::Append(append), self.origin.record);
+        self.send_after(To::Others, Message::Append(append), after);
         self.accept(&block);
         true
     }
@@ -183,7 +185,8 @@ impl Replica {
                 .take(AT_ONCE);
             let appends: Vec<_> = missing.filter_map(|index| self.term.appends.get(index).cloned()).collect();
             for append in appends {
-                self.send_after(To::Member(member), Message::Append(append), self.origin.record);
+                let after = self.origin.record.max(self.term.entered_record());
+                self.send_after(To::Member(member), Message::Append(append), after);
             }
         }
     }

@@ -122,6 +122,11 @@ impl TermState {
         self.expected_position.get_or_insert((block, now_us));
     }
 
+    /// The number of the record that this member has entered the term.
+    pub fn entered_record(&self) -> u64 {
+        self.entered_record
+    }
+
     fn is_fresh(&self, at_us: u64, now_us: u64, resend_us: u64) -> bool {
         now_us.saturating_sub(at_us) <= 3 * resend_us
     }
@@ -349,7 +354,8 @@ impl Replica {
             match &self.term.new_term {
                 Some(new_term) => {
                     let new_term = Arc::clone(new_term);
-                    self.send(To::Member(from), Message::NewTerm(new_term));
+                    let after = self.term.entered_record;
+                    self.send_after(To::Member(from), Message::NewTerm(new_term), after);
                 }
                 None => {
                     self.term.term_votes.entry(enter.vote.signer).or_insert_with(|| Arc::clone(enter));
@@ -401,7 +407,8 @@ impl Replica {
             position: highest.and_then(|enter| enter.position.clone()),
         });
         if self.follow_new_term(&new_term) {
-            self.send(To::Others, Message::NewTerm(new_term));
+            let after = self.term.entered_record;
+            self.send_after(To::Others, Message::NewTerm(new_term), after);
             self.propose();
         }
     }

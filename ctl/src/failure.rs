@@ -1,0 +1,232 @@
+//! How a command ends: exit codes, and errors that say what happened, the cause, and what to try next.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use bftd_client::{Error, Failure as Refused};
+use serde_json::{Map, Value, json};
+
+use crate::{args::Options, render::SCHEMA};
+
+/// An exit code. Scripts rely on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    Ok = 0,
+    Other = 1,
+    Usage = 2,
+    NoSuchKey = 3,
+    Mismatch = 4,
+    Degraded = 5,
+    NoQuorum = 6,
+    OutcomeUnknown = 7,
+    Denied = 9,
+    Unreachable = 10,
+    Uninitialised = 11,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// Why a command ended before its end.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    Failed(Box<Failure>),
+    /// Whoever reads our output has closed it.
+    PipeClosed,
+}
+
+/// An error for people and scripts.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: Code,
+    pub(crate) message: String,
+    pub(crate) cause: Option<String>,
+    pub(crate) next: Option<String>,
+    /// More fields of the JSON error.
+    details: Map<String, Value>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), cause: None, next: None, details: Map::new() }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Code::Usage, message)
+    }
+
+    pub(crate) fn other(message: impl Into<String>) -> Self {
+        Self::new(Code::Other, message)
+    }
+
+    pub(crate) fn cause(mut self, cause: impl ToString) -> Self {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    pub(crate) fn next(mut self, next: impl Into<String>) -> Self {
+        self.next = Some(next.into());
+        self
+    }
+
+    pub(crate) fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The exit code that an error leads to.
+    pub(crate) fn code_of(error: &Error) -> Code {
+        match error {
+            Error::Unreachable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Code::Denied
+            }
+            Error::Unreachable { .. } | Error::NoAnswer(_) => Code::Unreachable,
+            Error::OutcomeUnknown(_) => Code::OutcomeUnknown,
+            Error::TooLarge(_) => Code::Usage,
+            Error::NotUnderstood { .. } => Code::Other,
+            Error::Failed(refused) => match refused {
+                Refused::NoQuorum { .. } => Code::NoQuorum,
+                Refused::Refused(_) => Code::Usage,
+                Refused::Denied(_) => Code::Denied,
+                Refused::Uninitialised => Code::Uninitialised,
+                Refused::Stopping => Code::Unreachable,
+                Refused::Busy | Refused::Protocol(_) | Refused::Internal(_) => Code::Other,
+            },
+        }
+    }
+
+    /// Tells it on stderr, in the form that was asked for.
+    pub(crate) fn report(&self, options: &Options) {
+        if options.is_json() { self.report_json() } else { self.report_text() }
+    }
+
+    fn report_text(&self) {
+        let mut text = format!("error: {}\n", self.message);
+        for (name, part) in [("cause", &self.cause), ("next", &self.next)] {
+            if let Some(part) = part {
+                text += &format!("  {name}: {}\n", part.replace('\n', "\n    "));
+            }
+        }
+        to_stderr(&text);
+    }
+
+    pub(crate) fn report_json(&self) {
+        let mut error = self.details.clone();
+        error.insert("code".to_owned(), json!(self.code as u8));
+        error.insert("message".to_owned(), json!(self.message));
+        for (name, part) in [("cause", &self.cause), ("next", &self.next)] {
+            if let Some(part) = part {
+                error.insert(name.to_owned(), json!(part));
+            }
+        }
+        to_stderr(&format!("{}\n", json!({ "schema": SCHEMA, "error": error })));
+    }
+}
+
+/// Where stderr is closed there is nobody to tell.
+pub(crate) fn to_stderr(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Failure::from(error).into()
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = Self::code_of(&error);
+        match error {
+            Error::Unreachable { path, source } if code == Code::Denied => {
+                Self::new(code, format!("you may not use {}", path.display()))
+                    .cause(source)
+                    .next("run it as root, or join the socket's group: sudo usermod -aG bftd $USER")
+            }
+            Error::Unreachable { path, source } => Self::new(
+                code,
+                format!("no daemon answers on {}", path.display()),
+            )
+            .cause(source)
+            .next(
+                "start the daemon (systemctl start bftd, or bftctl dev up), or name another with --socket or \
+                     --node",
+            ),
+            Error::NotUnderstood { path, source } => {
+                Self::new(code, format!("can't talk to what answers on {}", path.display()))
+                    .cause(source)
+                    .next("use the bftctl that came with that daemon")
+            }
+            Error::OutcomeUnknown(why) => Self::new(
+                code,
+                "the outcome is unknown: the change may have happened, or happen yet",
+            )
+            .cause(why)
+            .next("look before you try again: bftctl get KEY; with --if-rev a change can't happen twice"),
+            Error::NoAnswer(why) => Self::new(code, "the daemon gave no answer; nothing was changed")
+                .cause(why)
+                .next("bftctl status shows whether there is a quorum; --timeout gives it longer"),
+            Error::TooLarge(why) => Self::new(code, "the request is too large").cause(why),
+            Error::Failed(refused) => Self::refused(code, &refused),
+        }
+    }
+}
+
+impl Failure {
+    fn refused(code: Code, refused: &Refused) -> Self {
+        let failure = Self::new(code, refused.to_string());
+        match refused {
+            Refused::Busy => failure.next("try again in a moment; nothing was changed"),
+            Refused::NoQuorum { reachable, n, needed } => failure
+                .next("bftctl status shows who is missing; nothing was changed")
+                .detail("reachable", *reachable)
+                .detail("n", *n)
+                .detail("needed", *needed),
+            Refused::Refused(_) | Refused::Denied(_) => failure,
+            Refused::Uninitialised => failure.next("bftctl init or bftctl join"),
+            Refused::Stopping => failure.next("bftctl status"),
+            Refused::Protocol(_) => failure.next("use the bftctl that came with that daemon"),
+            Refused::Internal(_) => failure.next("the daemon's log says more: journalctl -u bftd"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bftd_client::Refusal;
+
+    use super::*;
+
+    fn code(error: Error) -> u8 {
+        Failure::from(error).code as u8
+    }
+
+    #[test]
+    fn every_error_has_the_exit_code_of_the_contract() {
+        let io = |kind: io::ErrorKind| Error::Unreachable { path: "/s".into(), source: kind.into() };
+        assert_eq!(code(io(io::ErrorKind::ConnectionRefused)), 10);
+        assert_eq!(code(io(io::ErrorKind::PermissionDenied)), 9);
+        assert_eq!(code(Error::OutcomeUnknown(String::new())), 7);
+        assert_eq!(code(Error::NoAnswer(String::new())), 10);
+        assert_eq!(code(Error::TooLarge(String::new())), 2);
+        let failed = |failure: Refused| code(Error::Failed(failure));
+        assert_eq!(failed(Refused::NoQuorum { reachable: 2, n: 4, needed: 3 }), 6);
+        assert_eq!(failed(Refused::Refused(Refusal::KeyLength { bytes: 0 })), 2);
+        assert_eq!(failed(Refused::Denied(String::new())), 9);
+        assert_eq!(failed(Refused::Uninitialised), 11);
+        assert_eq!(failed(Refused::Stopping), 10);
+        assert_eq!(failed(Refused::Busy), 1);
+        assert_eq!(failed(Refused::Internal(String::new())), 1);
+    }
+}

@@ -1,0 +1,458 @@
+//! `put`, `get`, `ls` and `del`.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, IsTerminal, Read},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+};
+
+use bftd_client::{
+    Bytes, Changed, Consistency, Entry, Expect, MAX_KEY, MAX_VALUE, Operation, Outcome, Query,
+};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::{
+    args::Output,
+    failure::{Code, Ended, Failure},
+    render::{self, printable, text_or_base64},
+    session::Session,
+};
+
+/// How many keys are asked for at once.
+const PAGE: u64 = 1000;
+
+/// Store a value.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  bftctl put greeting hello\n  bftctl put photo @cat.jpg\n  date | bftctl put now -\n  \
+                        bftctl put greeting bonjour --if-rev 5\n\nA value that begins with `@`, or is `-`, comes through stdin: \
+                        printf @home | bftctl put place -"
+)]
+pub(crate) struct Put {
+    /// The key: 1 B to 4 KiB
+    key: String,
+    /// The value, up to 1 MiB; `-` reads it from stdin, `@FILE` from a file
+    #[arg(allow_hyphen_values = true)]
+    value: OsString,
+    /// Only if the key was last changed at this revision
+    #[arg(long, value_name = "N", conflicts_with = "if_absent")]
+    if_rev: Option<u64>,
+    /// Only if the key does not exist
+    #[arg(long)]
+    if_absent: bool,
+    /// Check that the value is JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Print the value of a key.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  bftctl get greeting\n  bftctl get greeting -o json --consistency local\n\nExit code 3: no such key."
+)]
+pub(crate) struct Get {
+    /// The key
+    key: String,
+    #[command(flatten)]
+    freshness: Freshness,
+}
+
+/// List keys.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  bftctl ls\n  bftctl ls users/ --values --limit 10\n  bftctl ls users/ --count\n\nA listing \
+                        of more than a thousand keys is read in parts, and may show changes made meanwhile."
+)]
+pub(crate) struct Ls {
+    /// What the keys begin with
+    #[arg(default_value = "", hide_default_value = true)]
+    prefix: String,
+    /// Print the values too
+    #[arg(long)]
+    values: bool,
+    /// Print at most so many keys
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Only keys after this one
+    #[arg(long, value_name = "KEY")]
+    start_after: Option<String>,
+    /// Print only how many there are
+    #[arg(long, conflicts_with_all = ["values", "limit", "start_after"])]
+    count: bool,
+    #[command(flatten)]
+    freshness: Freshness,
+}
+
+/// Delete a key, or all keys that begin with a prefix.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  bftctl del greeting\n  bftctl del users/ --prefix\n\nExit code 3: no such key."
+)]
+pub(crate) struct Del {
+    /// The key
+    key: String,
+    /// Delete every key that begins with it
+    #[arg(long)]
+    prefix: bool,
+}
+
+#[derive(Args, Debug)]
+struct Freshness {
+    /// `linearizable` reflects everything acknowledged before; `local` is at once and may be old
+    #[arg(long, value_enum, default_value_t)]
+    consistency: Fresh,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Fresh {
+    #[default]
+    Linearizable,
+    Local,
+}
+
+impl Freshness {
+    fn get(&self) -> Consistency {
+        match self.consistency {
+            Fresh::Linearizable => Consistency::Linearizable,
+            Fresh::Local => Consistency::Local,
+        }
+    }
+}
+
+impl Put {
+    pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
+        let value = read_value(self.value, session.is_shell)?;
+        if self.json {
+            check_json(&value)?;
+        }
+        let expect = match self.if_rev {
+            _ if self.if_absent => Expect::Absent,
+            Some(revision) => Expect::Revision(revision),
+            None => Expect::Anything,
+        };
+        let operation = Operation::Put { key: self.key.clone().into(), value, expect };
+        let changed = execute(session, operation).await?;
+        let revision = match changed.outcome {
+            Outcome::Put { revision } => revision,
+            Outcome::Mismatch { found, revision } => {
+                return Err(mismatch(&self.key, expect, found).detail("revision", revision).into());
+            }
+            other => return Err(unexpected(&other).into()),
+        };
+        print_change(session, &format!("revision {revision}"), revision, None, &changed)?;
+        Ok(Code::Ok)
+    }
+}
+
+impl Get {
+    pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
+        check_key(&self.key)?;
+        let client = session.client().await?;
+        let (entry, at) = client.get(self.key.clone().into(), self.freshness.get()).await?;
+        session.debug(|| format!("answered from block {}, executed {} ms ago", at.index, at.age_ms));
+        let Some(entry) = entry else { return Err(no_such_key(&self.key).into()) };
+        if session.options.is_json() {
+            #[derive(Serialize)]
+            struct Body<'a> {
+                #[serde(flatten)]
+                row: Row<'a>,
+                index: u64,
+            }
+            render::json(&Body { row: Row::new(self.key.as_bytes(), &entry, true), index: at.index })?;
+        } else {
+            let mut value = entry.value.to_vec();
+            if io::stdout().is_terminal() && !value.ends_with(b"\n") {
+                value.push(b'\n');
+            }
+            render::bytes(&value)?;
+        }
+        Ok(Code::Ok)
+    }
+}
+
+impl Ls {
+    pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
+        for key in [Some(&self.prefix), self.start_after.as_ref()].into_iter().flatten() {
+            if key.len() > MAX_KEY {
+                return Err(Failure::usage(format!(
+                    "a key has at most {MAX_KEY} bytes, this one has {}",
+                    key.len()
+                ))
+                .into());
+            }
+        }
+        if self.count { self.count(session).await } else { self.list(session).await }
+    }
+
+    async fn count(&self, session: &mut Session) -> Result<Code, Ended> {
+        #[derive(Serialize)]
+        struct Body {
+            count: u64,
+            revision: u64,
+            index: u64,
+        }
+        let client = session.client().await?;
+        let (count, at) = client.count(self.prefix.clone().into(), self.freshness.get()).await?;
+        if session.options.is_json() {
+            render::json(&Body { count, revision: at.revision, index: at.index })?;
+        } else {
+            render::line(&count.to_string())?;
+        }
+        Ok(Code::Ok)
+    }
+
+    /// Reads page after page. A table or bare values are printed as they come, JSON is one object at the end.
+    async fn list(&self, session: &mut Session) -> Result<Code, Ended> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            entries: Vec<Row<'a>>,
+            count: usize,
+            more: bool,
+            revision: u64,
+            index: u64,
+        }
+        let client = session.client().await?;
+        let output = session.options.output();
+        let mut start_after: Option<Bytes> = self.start_after.clone().map(Into::into);
+        let mut left = self.limit.unwrap_or(u64::MAX);
+        let mut all = Vec::new();
+        loop {
+            let query = Query::List {
+                prefix: self.prefix.clone().into(),
+                start_after: start_after.clone(),
+                limit: left.min(PAGE),
+                keys_only: !self.values,
+            };
+            let (listing, at) = client.list(query, self.freshness.get()).await?;
+            left = left.saturating_sub(listing.entries.len() as u64);
+            start_after = listing.entries.last().map(|(key, _)| key.clone());
+            let is_last = !listing.more || left == 0 || start_after.is_none();
+            if output == Output::Json {
+                all.extend(listing.entries);
+            } else {
+                self.print_page(&listing.entries, output)?;
+            }
+            if !is_last {
+                continue;
+            }
+            if output == Output::Json {
+                let entries: Vec<_> =
+                    all.iter().map(|(key, entry)| Row::new(key, entry, self.values)).collect();
+                let count = entries.len();
+                render::json(&Body {
+                    entries,
+                    count,
+                    more: listing.more,
+                    revision: at.revision,
+                    index: at.index,
+                })?;
+            } else if listing.more && session.options.verbose {
+                session.say("there are more: --start-after KEY continues");
+            }
+            return Ok(Code::Ok);
+        }
+    }
+
+    fn print_page(&self, entries: &[(Bytes, Entry)], output: Output) -> Result<(), Ended> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        if output == Output::Table && self.values {
+            let row = |(key, entry): &(Bytes, Entry)| {
+                vec![
+                    printable(key).into_owned(),
+                    entry.mod_revision.to_string(),
+                    printable(&entry.value).into_owned(),
+                ]
+            };
+            let rows = entries.iter().map(row).collect();
+            return render::line(&render::table(&["KEY", "REVISION", "VALUE"], &[1], rows));
+        }
+        let mut lines = Vec::new();
+        for (key, entry) in entries {
+            match output {
+                Output::Table => lines.extend_from_slice(printable(key).as_bytes()),
+                _ => lines.extend_from_slice(key),
+            }
+            if self.values {
+                lines.push(b'\t');
+                lines.extend_from_slice(&entry.value);
+            }
+            lines.push(b'\n');
+        }
+        render::bytes(&lines)
+    }
+}
+
+impl Del {
+    pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
+        let key: Bytes = self.key.clone().into();
+        let operation =
+            if self.prefix { Operation::DeletePrefix { prefix: key } } else { Operation::Delete { key } };
+        let changed = execute(session, operation).await?;
+        let (revision, keys) = match changed.outcome {
+            Outcome::Deleted { revision, keys } => (revision, keys),
+            other => return Err(unexpected(&other).into()),
+        };
+        if keys == 0 && !self.prefix {
+            return Err(no_such_key(&self.key).detail("revision", revision).into());
+        }
+        let plural = if keys == 1 { "" } else { "s" };
+        print_change(
+            session,
+            &format!("deleted {keys} key{plural}"),
+            keys,
+            Some((revision, keys)),
+            &changed,
+        )?;
+        Ok(Code::Ok)
+    }
+}
+
+/// An entry as a JSON object.
+#[derive(Serialize)]
+struct Row<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+    revision: u64,
+    create_revision: u64,
+    version: u64,
+}
+
+impl<'a> Row<'a> {
+    fn new(key: &'a [u8], entry: &'a Entry, with_value: bool) -> Self {
+        let (key, key_base64) = text_or_base64(key);
+        let (value, value_base64) = if with_value { text_or_base64(&entry.value) } else { (None, None) };
+        let Entry { create_revision, mod_revision: revision, version, .. } = *entry;
+        Self { key, key_base64, value, value_base64, revision, create_revision, version }
+    }
+}
+
+/// Has a change made. What is out of bounds is refused before a daemon is even looked for.
+async fn execute(session: &mut Session, operation: Operation) -> Result<Changed, Ended> {
+    operation.check().map_err(|refusal| Failure::usage(refusal.to_string()))?;
+    Ok(session.client().await?.execute(operation).await?)
+}
+
+fn print_change(
+    session: &Session,
+    words: &str,
+    value: u64,
+    deleted: Option<(u64, u64)>,
+    changed: &Changed,
+) -> Result<(), Ended> {
+    #[derive(Serialize)]
+    struct Body {
+        revision: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        deleted: Option<u64>,
+        index: u64,
+        term: u64,
+    }
+    let Changed { index, term, .. } = *changed;
+    match session.options.output() {
+        Output::Table => render::line(&format!("{words} · block {index} · term {term}")),
+        Output::Value => render::line(&value.to_string()),
+        Output::Json => {
+            let revision = deleted.map_or(value, |(revision, _)| revision);
+            render::json(&Body { revision, deleted: deleted.map(|(_, keys)| keys), index, term })
+        }
+    }
+}
+
+/// The value that an argument names: itself, stdin, or a file.
+fn read_value(argument: OsString, is_shell: bool) -> Result<Bytes, Failure> {
+    match argument.as_bytes() {
+        b"-" if is_shell => {
+            Err(Failure::usage("in the shell there is no other stdin to read a value from").next("use @FILE"))
+        }
+        b"-" => {
+            read_limited(io::stdin().lock()).map_err(|error| Failure::other("can't read stdin").cause(error))
+        }
+        [b'@', path @ ..] => {
+            let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path));
+            File::open(path).and_then(read_limited).map_err(|error| {
+                Failure::usage(format!("can't read the value from {}", path.display())).cause(error).next(
+                    "a value that begins with @ itself comes through stdin: printf @x | bftctl put KEY -",
+                )
+            })
+        }
+        _ => Ok(argument.into_vec().into()),
+    }
+}
+
+/// One byte more than a value may have is enough to refuse it.
+fn read_limited(input: impl Read) -> io::Result<Bytes> {
+    let mut value = Vec::new();
+    input.take(MAX_VALUE as u64 + 1).read_to_end(&mut value)?;
+    Ok(value.into())
+}
+
+fn check_json(value: &[u8]) -> Result<(), Failure> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(value).map(|_| ()).map_err(|error| {
+        Failure::usage("the value is not JSON").cause(error).next("leave out --json to store it as it is")
+    })
+}
+
+fn check_key(key: &str) -> Result<(), Failure> {
+    let operation = Operation::Delete { key: Bytes::copy_from_slice(key.as_bytes()) };
+    operation.check().map_err(|refusal| Failure::usage(refusal.to_string()))
+}
+
+fn no_such_key(key: &str) -> Failure {
+    Failure::new(Code::NoSuchKey, format!("no such key: {}", printable(key.as_bytes()))).detail("key", key)
+}
+
+fn mismatch(key: &str, expect: Expect, found: u64) -> Failure {
+    let name = printable(key.as_bytes());
+    let cause = match (expect, found) {
+        (_, 0) => "the key does not exist".to_owned(),
+        (Expect::Revision(wanted), found) => format!("the key is at revision {found}, not {wanted}"),
+        (_, found) => format!("the key exists, at revision {found}"),
+    };
+    let next = if found == 0 {
+        format!("bftctl put {name} … --if-absent")
+    } else {
+        format!("bftctl get {name} -o json")
+    };
+    Failure::new(Code::Mismatch, format!("nothing was changed: the comparison failed for {name}"))
+        .cause(cause)
+        .next(next)
+        .detail("key", key)
+        .detail("found", found)
+}
+
+fn unexpected(outcome: &Outcome) -> Failure {
+    Failure::other("the daemon did something else").cause(format!("{outcome:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn entries_are_text_where_they_can_be() {
+        let entry = Entry { value: vec![0xff].into(), create_revision: 2, mod_revision: 5, version: 3 };
+        let text = serde_json::to_string(&Row::new(b"a", &entry, true)).unwrap();
+        assert_eq!(text, r#"{"key":"a","value_base64":"/w==","revision":5,"create_revision":2,"version":3}"#);
+        let text = serde_json::to_string(&Row::new(b"\xfe", &entry, false)).unwrap();
+        assert_eq!(text, r#"{"key_base64":"/g==","revision":5,"create_revision":2,"version":3}"#);
+    }
+
+    #[test]
+    fn a_mismatch_names_what_was_found() {
+        let cause = |expect, found| mismatch("k", expect, found).cause.unwrap();
+        assert_eq!(cause(Expect::Revision(3), 7), "the key is at revision 7, not 3");
+        assert_eq!(cause(Expect::Absent, 7), "the key exists, at revision 7");
+        assert_eq!(cause(Expect::Revision(3), 0), "the key does not exist");
+    }
+}

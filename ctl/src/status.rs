@@ -1,0 +1,309 @@
+//! `status`: the cluster at a glance.
+
+use bftd_client::{ClusterStatus, Health, MemberStatus, Status};
+use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    args::Output,
+    failure::{Code, Ended},
+    render::{self, Paint, printable},
+    session::Session,
+};
+
+/// Show how the cluster is, as one daemon sees it.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  bftctl status\n  bftctl status --node 3 -o json\n\nExit codes: 0 healthy · 5 degraded · 6 no \
+                        quorum · 10 daemon unreachable · 11 uninitialised"
+)]
+pub(crate) struct ShowStatus {}
+
+impl ShowStatus {
+    pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
+        let status = session.client().await?.status().await?;
+        match session.options.output() {
+            Output::Json => render::json(&Body::new(&status))?,
+            Output::Value => render::line(word(status.cluster.state))?,
+            Output::Table => render::line(&text(&status, Paint::stdout()))?,
+        }
+        Ok(match status.cluster.state {
+            Health::Healthy => Code::Ok,
+            Health::Degraded => Code::Degraded,
+            Health::NoQuorum => Code::NoQuorum,
+            Health::Uninitialised => Code::Uninitialised,
+        })
+    }
+}
+
+/// A state as people and scripts read it.
+pub(crate) fn word(state: Health) -> &'static str {
+    match state {
+        Health::Healthy => "HEALTHY",
+        Health::Degraded => "DEGRADED",
+        Health::NoQuorum => "NO QUORUM",
+        Health::Uninitialised => "UNINITIALISED",
+    }
+}
+
+fn text(status: &Status, paint: Paint) -> String {
+    let mut text = headline(status, paint);
+    if !status.members.is_empty() {
+        text += "\n\n";
+        text += &members(status);
+    }
+    let hints: Vec<_> =
+        status.hints.iter().map(|hint| format!("\nhint: {}", printable(hint.as_bytes()))).collect();
+    if !hints.is_empty() {
+        text += "\n";
+        text += &hints.concat();
+    }
+    text
+}
+
+fn headline(status: &Status, paint: Paint) -> String {
+    let ClusterStatus { name, state, n, tolerates, term, leader, committed, .. } = &status.cluster;
+    let reachable = status.members.iter().filter(|member| member.reachable).count();
+    let colour = match state {
+        Health::Healthy => Paint::green,
+        Health::Degraded => Paint::yellow,
+        Health::NoQuorum | Health::Uninitialised => Paint::red,
+    };
+    let (dot, state, name) = (colour(paint, "●"), colour(paint, word(*state)), printable(name.as_bytes()));
+    let plural = if *tolerates == 1 { "" } else { "s" };
+    let leader = status
+        .members
+        .iter()
+        .find(|member| member.id == *leader)
+        .map_or_else(|| leader.to_string(), |leader| printable(leader.name.as_bytes()).into_owned());
+    format!(
+        "{dot} {name} {state} {reachable}/{n} members, tolerates {tolerates} fault{plural} · term {term} · leader {leader} · \
+         block {committed}"
+    )
+}
+
+fn members(status: &Status) -> String {
+    let header = [
+        "ID",
+        "NAME",
+        "ROLE",
+        "REACHABLE",
+        "PREPARED",
+        "COMMITTED",
+        "EXECUTED",
+        "LAG",
+        "CORRECT",
+        "CORRUPT",
+        "EVIDENCE",
+        "FAULTS",
+        "VERSION",
+    ];
+    let newest = newest(status);
+    let rows = status.members.iter().map(|member| {
+        let own = if member.id == status.me { " (this)" } else { "" };
+        vec![
+            member.id.to_string(),
+            format!("{}{own}", printable(member.name.as_bytes())),
+            role(member).to_owned(),
+            if member.reachable { "yes" } else { "NO" }.to_owned(),
+            member.prepared.to_string(),
+            member.committed.to_string(),
+            member.executed.to_string(),
+            newest.saturating_sub(member.executed).to_string(),
+            member.correct.to_string(),
+            member.corrupt.to_string(),
+            member.evidence.to_string(),
+            or_dash(&member.faults.join(",")),
+            or_dash(&member.version),
+        ]
+    });
+    render::table(&header, &[0, 4, 5, 6, 7, 8, 9, 10], rows.collect())
+}
+
+/// The highest committed index that anybody has told of.
+fn newest(status: &Status) -> u64 {
+    status.members.iter().map(|member| member.committed).max().unwrap_or(0)
+}
+
+fn role(member: &MemberStatus) -> &'static str {
+    if member.leads { "leader" } else { "follower" }
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { printable(text.as_bytes()).into_owned() }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    cluster: Cluster<'a>,
+    #[serde(rename = "self")]
+    me: u8,
+    members: Vec<Member<'a>>,
+    hints: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Cluster<'a> {
+    name: &'a str,
+    id: &'a str,
+    protocol: String,
+    state: &'static str,
+    n: u64,
+    f: u64,
+    tolerates: u64,
+    epoch: u64,
+    term: u64,
+    leader: u8,
+    committed: u64,
+    executed: u64,
+    state_digest: &'a str,
+}
+
+#[derive(Serialize)]
+struct Member<'a> {
+    id: u8,
+    name: &'a str,
+    role: &'static str,
+    reachable: bool,
+    prepared: u64,
+    committed: u64,
+    executed: u64,
+    lag: u64,
+    correct: u64,
+    corrupt: u64,
+    evidence: u64,
+    faults: &'a [String],
+    version: &'a str,
+}
+
+impl<'a> Body<'a> {
+    fn new(status: &'a Status) -> Self {
+        let newest = newest(status);
+        let of = &status.cluster;
+        let cluster = Cluster {
+            name: &of.name,
+            id: &of.id,
+            protocol: of.protocol.to_string(),
+            state: word(of.state),
+            n: of.n,
+            f: of.f,
+            tolerates: of.tolerates,
+            epoch: of.epoch,
+            term: of.term,
+            leader: of.leader,
+            committed: of.committed,
+            executed: of.executed,
+            state_digest: &of.state_digest,
+        };
+        let member = |member: &'a MemberStatus| Member {
+            id: member.id,
+            name: &member.name,
+            role: role(member),
+            reachable: member.reachable,
+            prepared: member.prepared,
+            committed: member.committed,
+            executed: member.executed,
+            lag: newest.saturating_sub(member.executed),
+            correct: member.correct,
+            corrupt: member.corrupt,
+            evidence: member.evidence,
+            faults: &member.faults,
+            version: &member.version,
+        };
+        Self {
+            cluster,
+            me: status.me,
+            members: status.members.iter().map(member).collect(),
+            hints: &status.hints,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bftd_client::genesis::Protocol;
+
+    use super::*;
+
+    fn status() -> Status {
+        let member = |id: u8, reachable, executed| MemberStatus {
+            id,
+            name: format!("node{id}"),
+            leads: id == 2,
+            reachable,
+            prepared: 1042,
+            committed: 1042,
+            executed,
+            correct: 40,
+            corrupt: 1,
+            evidence: 0,
+            faults: if id == 1 { vec!["slow".to_owned()] } else { vec![] },
+            version: "0.1.0".to_owned(),
+        };
+        Status {
+            cluster: ClusterStatus {
+                name: "demo".to_owned(),
+                id: "c0".to_owned(),
+                protocol: Protocol::BftRaft,
+                state: Health::Degraded,
+                n: 4,
+                f: 1,
+                tolerates: 1,
+                epoch: 0,
+                term: 7,
+                leader: 2,
+                committed: 1042,
+                executed: 1042,
+                state_digest: "d0".to_owned(),
+            },
+            me: 1,
+            members: vec![member(1, true, 1042), member(2, true, 1042), member(3, false, 1000)],
+            hints: vec!["start node3".to_owned()],
+        }
+    }
+
+    #[test]
+    fn the_first_line_says_it_all_and_hints_end_it() {
+        let text = text(&status(), Paint::OFF);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            "● demo DEGRADED 2/4 members, tolerates 1 fault · term 7 · leader node2 · block 1042"
+        );
+        assert_eq!(lines[1], "");
+        assert!(lines[2].trim_start().starts_with("ID"), "{text}");
+        let third: Vec<_> = lines[5].split_whitespace().collect();
+        assert_eq!(
+            third,
+            ["3", "node3", "follower", "NO", "1042", "1042", "1000", "42", "40", "1", "0", "-", "0.1.0"]
+        );
+        assert_eq!(lines.last(), Some(&"hint: start node3"));
+    }
+
+    #[test]
+    fn json_has_the_fields_of_the_contract() {
+        let json = serde_json::to_value(Body::new(&status())).unwrap();
+        assert_eq!(json["cluster"]["state"], "DEGRADED");
+        assert_eq!(json["cluster"]["protocol"], "bft-raft");
+        assert_eq!(json["self"], 1);
+        assert_eq!(json["members"][1]["role"], "leader");
+        assert_eq!(json["members"][2]["lag"], 42);
+        assert_eq!(json["members"][0]["faults"][0], "slow");
+        for field in [
+            "name",
+            "id",
+            "n",
+            "f",
+            "tolerates",
+            "epoch",
+            "term",
+            "leader",
+            "committed",
+            "executed",
+            "state_digest",
+        ] {
+            assert!(!json["cluster"][field].is_null(), "{field}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Runs seeds of the simulator, and replays the one that fails.
+
+use std::{
+    io::IsTerminal,
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use bftd_sim::{Failure, Options, Report, run};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Simulates bftd clusters under faults, a seed at a time.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  bftd-sim --nodes 4 --seeds 10000\n  bftd-sim --nodes 4 --seed 42 --trace"
+)]
+struct Arguments {
+    /// How many members.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..))]
+    nodes: u8,
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    start_seed: u64,
+    /// Run only this seed.
+    #[arg(long, conflicts_with_all = ["seeds", "start_seed"])]
+    seed: Option<u64>,
+    /// Print every event of that seed.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// How many seeds run at once; by default one a core.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Go on after a failure, and list the first failures.
+    #[arg(long)]
+    keep_going: bool,
+    /// Sign with real keys: slower, and no different.
+    #[arg(long)]
+    ed25519: bool,
+}
+
+/// How many failures are told.
+const TOLD: usize = 20;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let options = Options { nodes: arguments.nodes, ed25519: arguments.ed25519 };
+    match arguments.seed {
+        Some(seed) => replay(&options, seed, arguments.trace),
+        None => search(&options, &arguments),
+    }
+}
+
+fn replay(options: &Options, seed: u64, trace: bool) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    let result = if trace { run(options, seed, Some(&mut out)) } else { run(options, seed, None) };
+    match result {
+        Ok(report) => {
+            println!("seed {seed} holds: {report:?}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            tell(options, seed, &failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tell(options: &Options, seed: u64, failure: &Failure) {
+    let at_ms = failure.at_us / 1000;
+    println!("seed {seed}: {} at {at_ms} ms: {}", failure.violation.check, failure.violation.detail);
+    let real = if options.ed25519 { " --ed25519" } else { "" };
+    println!(
+        "  replay: cargo run --release -p bftd-sim -- --nodes {}{real} --seed {seed} --trace",
+        options.nodes
+    );
+}
+
+fn search(options: &Options, arguments: &Arguments) -> ExitCode {
+    let threads = arguments
+        .threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let bar = ProgressBar::new(arguments.seeds);
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left") {
+        bar.set_style(style);
+    }
+    // A panic of the code under test is a finding like any other.
+    std::panic::set_hook(Box::new(|_| {}));
+
+    let next = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let sum = Mutex::new(Report::default());
+    let failures = Mutex::new(Vec::new());
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= arguments.seeds {
+                        return;
+                    }
+                    let seed = arguments.start_seed.wrapping_add(number);
+                    match run(options, seed, None) {
+                        Ok(report) => sum.lock().unwrap_or_else(PoisonError::into_inner).add(&report),
+                        Err(failure) => {
+                            failures.lock().unwrap_or_else(PoisonError::into_inner).push((seed, failure));
+                            stop.store(!arguments.keep_going, Ordering::Relaxed);
+                        }
+                    }
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let seconds = begun.elapsed().as_secs_f64();
+    let ran = next.into_inner().min(arguments.seeds);
+    let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failures.sort_by_key(|(seed, _)| *seed);
+    println!(
+        "{ran} seeds of {} nodes in {seconds:.1} s: {:.0} seeds/s, {:.1} simulated hours",
+        options.nodes,
+        ran as f64 / seconds,
+        sum.virtual_us as f64 / 3.6e9
+    );
+    println!(
+        "{} messages, {} blocks executed, {} terms, {} crashes, {} of {} writes acknowledged, {} reads; settled after at most {:.1} s",
+        sum.messages,
+        sum.blocks,
+        sum.terms,
+        sum.crashes,
+        sum.acknowledged,
+        sum.writes,
+        sum.reads,
+        sum.settled_us as f64 / 1e6
+    );
+    for (seed, failure) in failures.iter().take(TOLD) {
+        tell(options, *seed, failure);
+    }
+    println!("{} seeds failed", failures.len());
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

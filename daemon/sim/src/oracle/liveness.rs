@@ -1,0 +1,120 @@
+//! Once faults stop, all goes on (DESIGN.md §2.3, §2.6), and what must never be said.
+//!
+//! - `halted`, `invariant`: no correct member stops for good, or finds its own state broken.
+//! - `stuck`: at the end no correct member has work of its clients without an answer.
+//! - `apart`: at the end correct members have committed and executed the same.
+//! - `terms`: after faults stop, at most [`bound`] more terms pass.
+//! - `restless`: without a liar, nobody enters a term or suspects in the last [`QUIET_US`] (a suspicion is withdrawn
+//!   when what it waited for has committed).
+//! - `equivocator-kept`: at the end nobody is in a term whose leader a correct member has proved to lie.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bftd_core::{
+    crypto::Digest,
+    ids::{MemberId, Term},
+    message::Message,
+    replica::Status,
+};
+
+use super::cast::{Cast, require};
+use crate::event::Violation;
+
+/// How long the end of a run without liars is quiet. Microseconds of virtual time.
+pub const QUIET_US: u64 = 5_000_000;
+
+/// What was seen of progress.
+#[derive(Default)]
+pub struct Liveness {
+    calm: Option<Term>,
+    calm_us: u64,
+    disturbed: Option<(u64, String)>,
+    proved: BTreeSet<u64>,
+    entered: BTreeMap<MemberId, u64>,
+}
+
+/// How many terms may pass after faults stop. With time-outs that double, all correct members come to share a term
+/// for long enough after at most one round of leaders by the terms whose time-out is still too short or whose leader
+/// resigned (n); the next round has n−f correct leaders in it, each of which can hold its term (another n), and
+/// members that were behind may see one Suspect certificate more.
+pub fn bound(n: usize) -> u64 {
+    2 * n as u64 + 1
+}
+
+impl Liveness {
+    /// Faults have stopped.
+    pub fn calm(&mut self, at_us: u64, term: Term) {
+        self.calm = Some(term);
+        self.calm_us = at_us;
+    }
+
+    /// A correct member sends something.
+    pub fn sent(&mut self, at_us: u64, from: MemberId, message: &Message) {
+        match message {
+            Message::Suspect(suspect) if suspect.signer == from => {
+                self.disturbed = Some((at_us, format!("{from} suspects term {}", suspect.term)));
+            }
+            Message::EnterTerm(enter) if enter.vote.signer == from => {
+                let entered = self.entered.entry(from).or_default();
+                if enter.vote.term.0 > *entered {
+                    *entered = enter.vote.term.0;
+                    self.disturbed = Some((at_us, format!("{from} enters term {}", enter.vote.term)));
+                }
+            }
+            Message::Equivocation(proof) => {
+                self.proved.insert(proof.first.header.term.0);
+            }
+            _ => {}
+        }
+    }
+
+    /// The run is over.
+    ///
+    /// # Errors
+    /// `stuck`, `apart`, `terms`, `restless`, `equivocator-kept`.
+    pub fn end(
+        &self,
+        cast: &Cast,
+        at_us: u64,
+        nodes: &[(MemberId, Status, Option<Digest>)],
+        pending: (usize, usize),
+    ) -> Result<(), Violation> {
+        let Some(calm) = self.calm else { return Ok(()) };
+        require(pending == (0, 0), "stuck", || {
+            format!("{} writes and {} reads have no answer at the end", pending.0, pending.1)
+        })?;
+        let correct: Vec<_> = nodes.iter().filter(|(id, ..)| cast.is_correct(*id)).collect();
+        require(correct.len() == cast.correct().len(), "apart", || "a correct member is not running".into())?;
+        if let Some((first, status, state)) = correct.first() {
+            for (id, other, digest) in &correct {
+                let is_same = other.committed == status.committed
+                    && other.executed.index == status.executed.index
+                    && digest == state;
+                require(is_same, "apart", || {
+                    format!(
+                        "{first} is at {:?}, executed {}, {state:?}; {id} at {:?}, executed {}, {digest:?}",
+                        status.committed, status.executed.index, other.committed, other.executed.index
+                    )
+                })?;
+            }
+        }
+        for (id, status, _) in &correct {
+            require(!self.proved.contains(&status.term.0), "equivocator-kept", || {
+                format!("{id} is still in term {}, whose leader is proved to lie", status.term)
+            })?;
+            let passed = status.term.0.saturating_sub(calm.0);
+            require(passed <= bound(cast.keys().count()), "terms", || {
+                format!("{passed} terms passed after faults had stopped in term {calm}")
+            })?;
+        }
+        let since_us = at_us.saturating_sub(QUIET_US).max(self.calm_us);
+        match &self.disturbed {
+            Some((last_us, what)) if cast.all_correct() && at_us >= self.calm_us + 2 * QUIET_US => {
+                require(*last_us < since_us, "restless", || {
+                    format!("{what} at {last_us} us, long after all is calm")
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! How correct leaders start and run their terms (DESIGN.md §2.2, §2.3).
+//!
+//! - `new-term`: a NewTerm carries q distinct members' TermVotes of its term, and the certificate of the highest position
+//!   that they claim.
+//! - `first-block`: a term's first block is empty, and stands where the NewTerm says (in term 0: on the root).
+//! - `pipelined-start`: nothing else is proposed before q Commit votes for the first block were cast.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bftd_core::{
+    block::{Block, BlockRef},
+    crypto::Digest,
+    ids::{Epoch, MemberId},
+    message::NewTerm,
+};
+
+use super::cast::{Cast, require};
+use crate::event::Violation;
+
+/// What is known of terms.
+#[derive(Default)]
+pub struct Terms {
+    /// Where the terms of correct leaders start.
+    starts: BTreeMap<u64, BlockRef>,
+    /// The first block that a correct leader proposed in its term.
+    firsts: BTreeMap<u64, (u64, Digest)>,
+    /// Who voted to commit a block.
+    commits: BTreeMap<Digest, BTreeSet<MemberId>>,
+    /// NewTerms that were checked, by term. Correct leaders make one.
+    checked: BTreeMap<u64, NewTerm>,
+}
+
+impl Terms {
+    /// A member voted to commit a block. Answers with all who did.
+    pub fn commit_vote(&mut self, signer: MemberId, block: BlockRef) -> &BTreeSet<MemberId> {
+        let signers = self.commits.entry(block.digest).or_default();
+        signers.insert(signer);
+        signers
+    }
+
+    /// A correct leader sends a NewTerm of its own. Its signatures are checked elsewhere.
+    ///
+    /// # Errors
+    /// `new-term`.
+    pub fn new_term(&mut self, cast: &Cast, leader: MemberId, new_term: &NewTerm) -> Result<(), Violation> {
+        if self.checked.get(&new_term.term.0) == Some(new_term) {
+            return Ok(());
+        }
+        let wrong = |why: &str| format!("{leader} sent a NewTerm: {why}: {new_term:?}");
+        let same = |epoch: Epoch, term| epoch == cast.epoch && term == new_term.term;
+        let is_quorum = cast.is_quorum(new_term.votes.iter().map(|vote| vote.signer))
+            && same(new_term.epoch, new_term.term)
+            && new_term.votes.iter().all(|vote| same(vote.epoch, vote.term));
+        require(is_quorum, "new-term", || wrong("no quorum of TermVotes for it"))?;
+        let claimed = new_term.votes.iter().filter_map(|vote| vote.position);
+        let highest = claimed.map(|block| cast.place(block)).max();
+        let block = new_term.position.as_ref().map(|certificate| certificate.ballot.block);
+        require(block.map(|block| cast.place(block)) == highest, "new-term", || {
+            wrong("its position is not the highest claimed")
+        })?;
+        self.checked.insert(new_term.term.0, new_term.clone());
+        if cast.leads(new_term.term, leader) {
+            let start = block.unwrap_or(cast.root);
+            let first = *self.starts.entry(new_term.term.0).or_insert(start);
+            require(first == start, "new-term", || wrong("another one of the term starts elsewhere"))?;
+        }
+        Ok(())
+    }
+
+    /// A correct leader sends a proposal.
+    ///
+    /// # Errors
+    /// `first-block`, `pipelined-start`.
+    pub fn propose(&mut self, cast: &Cast, leader: MemberId, block: &Block) -> Result<(), Violation> {
+        let header = block.header();
+        let (term, index) = (header.term.0, header.index.0);
+        let (first, digest) = *self.firsts.entry(term).or_insert((index, block.digest()));
+        if index > first {
+            let mut voters = self.commits.get(&digest).cloned().unwrap_or_default();
+            voters.insert(leader);
+            return require(voters.len() >= cast.q(), "pipelined-start", || {
+                format!(
+                    "{leader} proposed {:?}, and only {voters:?} may have committed {first}",
+                    block.reference()
+                )
+            });
+        }
+        require(block.batches().is_empty(), "first-block", || {
+            format!("{leader} proposed batches in {:?}, the first of its term", block.reference())
+        })?;
+        let start = if term == 0 { Some(cast.root) } else { self.starts.get(&term).copied() };
+        require(
+            start.is_some_and(|start| start.digest == header.parent && start.index.0 + 1 == index),
+            "first-block",
+            || format!("{leader} proposed {header:?} as the first of a term that starts at {start:?}"),
+        )
+    }
+}

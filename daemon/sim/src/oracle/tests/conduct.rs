@@ -1,0 +1,162 @@
+//! Liveness, and duties towards others.
+
+use bftd_core::{
+    message::{Equivocation, ReadAnswer, ReadQuery},
+    replica::Status,
+};
+
+use super::*;
+use BallotKind::Prepare;
+
+type Node = (MemberId, Status, Option<Digest>);
+
+fn nodes(play: &Play, term: u64) -> Vec<Node> {
+    let status = Status {
+        term: Term(term),
+        leader: id(1),
+        open: true,
+        committed: play.root(),
+        prepared: Index(0),
+        executed: Executed { index: Index(0), state: Digest::ZERO },
+        suspecting: None,
+        uncommitted: 0,
+        pooled: 0,
+        catching_up: false,
+    };
+    ALL.iter().map(|node| (id(*node), status.clone(), Some(Digest::ZERO))).collect()
+}
+
+/// Ends a calm run after 20 seconds.
+fn end(
+    play: &mut Play,
+    nodes: &[Node],
+    pending_writes: usize,
+    pending_reads: usize,
+) -> Result<(), Violation> {
+    play.at_us = 20_000_000;
+    play.see(&Event::End { nodes, pending_writes, pending_reads })
+}
+
+fn calm() -> (Play, Vec<Node>) {
+    let mut play = Play::new();
+    play.see(&Event::Calm { term: Term(0) }).unwrap();
+    let nodes = nodes(&play, 0);
+    (play, nodes)
+}
+
+#[test]
+fn a_quiet_end_passes() {
+    let (mut play, nodes) = calm();
+    play.send(2, 1, &Message::Suspect(play.suspect(2, 0))).unwrap();
+    end(&mut play, &nodes, 0, 0).unwrap();
+}
+
+#[test]
+fn nobody_halts_or_breaks() {
+    let mut play = Play::with_liars(&[1]);
+    play.see(&Event::Halted { node: id(1), reason: "lies" }).unwrap();
+    fires(play.see(&Event::Halted { node: id(2), reason: "conflict" }), "halted");
+    fires(play.see(&Event::InvariantBroken { node: id(2), what: "tip" }), "invariant");
+}
+
+#[test]
+fn work_is_answered() {
+    let (mut play, nodes) = calm();
+    fires(end(&mut play, &nodes, 1, 0), "stuck");
+    fires(end(&mut play, &nodes, 0, 1), "stuck");
+}
+
+#[test]
+fn members_end_alike() {
+    let (mut play, all) = calm();
+    fires(end(&mut play, &all[..3], 0, 0), "apart");
+    let mut behind = all.clone();
+    behind[3].1.committed.index = Index(1);
+    fires(end(&mut play, &behind, 0, 0), "apart");
+    let mut behind = all.clone();
+    behind[2].1.executed.index = Index(1);
+    fires(end(&mut play, &behind, 0, 0), "apart");
+    let mut differs = all;
+    differs[1].2 = Some(Digest([1; 32]));
+    fires(end(&mut play, &differs, 0, 0), "apart");
+}
+
+#[test]
+fn terms_are_few() {
+    let (mut play, _) = calm();
+    let bound = super::super::liveness::bound(4);
+    let all = nodes(&play, bound);
+    end(&mut play, &all, 0, 0).unwrap();
+    let all = nodes(&play, bound + 1);
+    fires(end(&mut play, &all, 0, 0), "terms");
+}
+
+#[test]
+fn the_end_is_quiet() {
+    let (mut play, nodes) = calm();
+    play.at_us = 16_000_000;
+    play.send(2, 1, &Message::Suspect(play.suspect(2, 0))).unwrap();
+    fires(end(&mut play, &nodes, 0, 0), "restless");
+    let (mut play, nodes) = calm();
+    let enter = play.enter(2, 1, None);
+    play.sync(2, Record::Term(Arc::clone(&enter))).unwrap();
+    play.at_us = 16_000_000;
+    play.send(2, 1, &Message::EnterTerm(enter)).unwrap();
+    fires(end(&mut play, &nodes, 0, 0), "restless");
+}
+
+#[test]
+fn a_proved_liar_does_not_lead_on() {
+    let mut play = Play::with_liars(&[1]);
+    play.see(&Event::Calm { term: Term(0) }).unwrap();
+    let proposal = |time_ms| {
+        let header = play.block_with(0, play.root(), vec![], |it| it.time_ms = time_ms).header().clone();
+        let signature = play.signer(1).sign(&Proposal::signed_bytes(&header));
+        Proposal { header, signature }
+    };
+    let proof = Equivocation { first: proposal(1), second: proposal(2) };
+    play.send(2, 3, &Message::Equivocation(Box::new(proof))).unwrap();
+    let all = nodes(&play, 0);
+    fires(end(&mut play, &all, 0, 0), "equivocator-kept");
+    let all = nodes(&play, 1);
+    end(&mut play, &all, 0, 0).unwrap();
+}
+
+#[test]
+fn a_suspect_is_answered() {
+    let mut play = Play::new();
+    let first = play.begin();
+    let suspect = Message::Suspect(play.suspect(3, 0));
+    play.deliver(3, 2, &suspect).unwrap();
+    let certificate = play.certificate(BallotKind::Commit, first.reference(), &[1, 2, 3]);
+    let position = play.certificate(Prepare, first.reference(), &[1, 2, 3]);
+    play.send(2, 3, &Message::Certificate(certificate)).unwrap();
+    play.deliver(3, 2, &suspect).unwrap();
+    play.send(2, 3, &Message::Certificate(position)).unwrap();
+    fires(play.deliver(3, 2, &suspect), "suspect-unanswered");
+    // Who has none to show need not answer.
+    let mut play = Play::new();
+    play.deliver(3, 2, &suspect).unwrap();
+    play.deliver(3, 2, &suspect).unwrap();
+}
+
+#[test]
+fn a_reader_passes_an_uncommitted_position() {
+    for told in [&[1, 2, 4][..], &[1, 2]] {
+        let mut play = Play::new();
+        let root = play.root();
+        let block = play.block(0, root, vec![]);
+        play.prepare(1, &block, root).unwrap();
+        let position = play.certificate(Prepare, block.reference(), &[1, 2, 3]);
+        let query = Message::ReadQuery(ReadQuery { epoch: Epoch(0), round: 1 });
+        let answer = |position| Message::ReadAnswer(ReadAnswer { epoch: Epoch(0), round: 1, position });
+        play.send(3, 1, &query).unwrap();
+        play.deliver(1, 3, &answer(None)).unwrap();
+        play.deliver(2, 3, &answer(Some(Arc::clone(&position)))).unwrap();
+        for to in told {
+            play.send(3, *to, &Message::Certificate(Arc::clone(&position))).unwrap();
+        }
+        let next = play.deliver(1, 3, &query);
+        if told.len() == 3 { next.unwrap() } else { fires(next, "position-not-passed") }
+    }
+}

@@ -1,0 +1,181 @@
+//! What a seed decides before its run: which faults there are, and how often.
+//!
+//! Every knob is off in many runs and strong in some ("swarm testing"): bugs need few faults of the right kinds together, not all
+//! faults a little. Most runs are small: few blocks, two to four terms, crashes right after a send.
+
+use bftd_core::{ids::MemberId, limits::Timing, message::Message};
+use rand::{Rng, RngExt};
+use rand_chacha::ChaCha8Rng;
+
+/// How one run goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub timing: Timing,
+    /// How long there are faults.
+    pub chaos_us: u64,
+    /// How many writes and reads clients ask for meanwhile.
+    pub writes: u32,
+    pub reads: u32,
+    /// A message's time on the way: at least, and at most.
+    pub delay_us: (u64, u64),
+    /// A sync's time.
+    pub sync_us: (u64, u64),
+    /// Per message.
+    pub loss: f64,
+    pub duplication: f64,
+    /// How likely a broadcast of a kind reaches only some.
+    pub partial: Vec<(Kind, f64)>,
+    /// How likely a kind is lost.
+    pub kind_loss: Vec<(Kind, f64)>,
+    /// How likely a node crashes right after a message of this kind has left.
+    pub crash_after: Vec<(Kind, f64)>,
+    /// How likely a node crashes while it syncs.
+    pub crash_in_sync: f64,
+    /// At what mean interval a running node crashes for no reason.
+    pub crash_every_us: Option<u64>,
+    /// How long a crashed node stays down.
+    pub down_us: (u64, u64),
+    /// At what mean interval links are cut or mended, and how.
+    pub cut_every_us: Option<u64>,
+    pub one_way: bool,
+    /// How far wall clocks are apart, either way.
+    pub skew_ms: i64,
+    pub liar: Option<(MemberId, Lie)>,
+}
+
+/// What the liar does.
+#[derive(Clone, Debug)]
+pub(crate) enum Lie {
+    /// Deceives some, and shows some the certificates that come of it.
+    Equivocate {
+        deceived: Vec<MemberId>,
+        shown: Vec<MemberId>,
+    },
+    LowNewTerm,
+    ReadNothing,
+    ReadFarAhead,
+}
+
+/// A kind of message that matters to schedules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Append,
+    Prepare,
+    Commit,
+    Certificate,
+    Heartbeat,
+    Suspect,
+    EnterTerm,
+    NewTerm,
+    Blocks,
+    Batch,
+    Read,
+}
+
+impl Kind {
+    const ALL: [Self; 11] = [
+        Self::Append,
+        Self::Prepare,
+        Self::Commit,
+        Self::Certificate,
+        Self::Heartbeat,
+        Self::Suspect,
+        Self::EnterTerm,
+        Self::NewTerm,
+        Self::Blocks,
+        Self::Batch,
+        Self::Read,
+    ];
+
+    pub fn of(message: &Message) -> Self {
+        match message {
+            Message::Append(_) => Self::Append,
+            Message::Vote(vote) => match vote.ballot.kind {
+                bftd_core::ballot::BallotKind::Prepare => Self::Prepare,
+                bftd_core::ballot::BallotKind::Commit => Self::Commit,
+            },
+            Message::Certificate(_) => Self::Certificate,
+            Message::Heartbeat(_) => Self::Heartbeat,
+            Message::Suspect(_) | Message::Equivocation(_) => Self::Suspect,
+            Message::EnterTerm(_) => Self::EnterTerm,
+            Message::NewTerm(_) => Self::NewTerm,
+            Message::FetchAncestors(_) | Message::FetchCommitted(_) | Message::Blocks(_) => Self::Blocks,
+            Message::Batch(_) => Self::Batch,
+            Message::ReadQuery(_) | Message::ReadAnswer(_) => Self::Read,
+        }
+    }
+}
+
+impl Plan {
+    pub fn draw(n: u8, f: usize, random: &mut ChaCha8Rng) -> Self {
+        let base = random.random_range(1..=4_u64) * 60_000;
+        let timing = Timing {
+            tick_us: 20_000,
+            heartbeat_us: 40_000,
+            timeout_us: base + 120_000,
+            max_timeout_us: 2_000_000,
+            resend_us: 60_000,
+            ..Timing::default()
+        };
+        let slow_net = random.random_bool(0.3);
+        let slow_disk = random.random_bool(0.4);
+        let is_calm = random.random_bool(0.05);
+        let kinds = |random: &mut ChaCha8Rng, chance: f64, strength: (f64, f64)| {
+            let mut chosen = Vec::new();
+            if !is_calm && random.random_bool(chance) {
+                for _ in 0..random.random_range(1..=2) {
+                    let kind = Kind::ALL[random.random_range(0..Kind::ALL.len())];
+                    chosen.push((kind, random.random_range(strength.0..strength.1)));
+                }
+            }
+            chosen
+        };
+        let liar = (f > 0 && random.random_bool(0.4)).then(|| {
+            // The first leader often, as most terms are early ones.
+            let id = if random.random_bool(0.5) { 1 } else { random.random_range(1..=n) };
+            (MemberId(id), draw_lie(n, MemberId(id), random))
+        });
+        Self {
+            timing,
+            chaos_us: random.random_range(200_000..1_600_000),
+            writes: random.random_range(1..=10),
+            reads: if random.random_bool(0.5) { random.random_range(1..=6) } else { 0 },
+            delay_us: if slow_net { (200, 40_000) } else { (50, 2_000) },
+            sync_us: if slow_disk { (200, 40_000) } else { (50, 1_000) },
+            loss: if !is_calm && random.random_bool(0.3) { random.random_range(0.01..0.3) } else { 0.0 },
+            duplication: if random.random_bool(0.2) { 0.1 } else { 0.0 },
+            partial: kinds(random, 0.6, (0.1, 0.9)),
+            kind_loss: kinds(random, 0.5, (0.1, 1.0)),
+            crash_after: kinds(random, 0.6, (0.02, 0.4)),
+            crash_in_sync: if !is_calm && random.random_bool(0.2) {
+                random.random_range(0.01..0.2)
+            } else {
+                0.0
+            },
+            crash_every_us: (!is_calm && random.random_bool(0.3))
+                .then(|| random.random_range(100_000..800_000)),
+            down_us: if random.random_bool(0.6) { (500, 30_000) } else { (10_000, 600_000) },
+            cut_every_us: (!is_calm && random.random_bool(0.5)).then(|| random.random_range(50_000..500_000)),
+            one_way: random.random_bool(0.4),
+            skew_ms: if random.random_bool(0.2) { 500 } else { 0 },
+            liar,
+        }
+    }
+}
+
+fn draw_lie(n: u8, me: MemberId, random: &mut ChaCha8Rng) -> Lie {
+    let some = |random: &mut ChaCha8Rng| -> Vec<MemberId> {
+        (1..=n).map(MemberId).filter(|id| *id != me && random.random_bool(0.55)).collect()
+    };
+    match random.random_range(0..10) {
+        0..7 => Lie::Equivocate { deceived: some(random), shown: some(random) },
+        7 => Lie::LowNewTerm,
+        8 => Lie::ReadNothing,
+        _ => Lie::ReadFarAhead,
+    }
+}
+
+/// A time between two bounds.
+pub(crate) fn between(bounds: (u64, u64), random: &mut impl Rng) -> u64 {
+    random.random_range(bounds.0..=bounds.1)
+}
