@@ -55,19 +55,6 @@ impl Socket {
         frame::read_greeting(&mut stream, &mut buffer).await.unwrap();
         (stream, buffer)
     }
-
-    /// Until no more calls arrive at the service.
-    async fn asked(&self) -> usize {
-        let mut before = usize::MAX;
-        loop {
-            let asked = self.service.asked.load(Ordering::SeqCst);
-            if asked == before {
-                return asked;
-            }
-            before = asked;
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-    }
 }
 
 fn gets(ids: std::ops::Range<u64>, bytes: usize) -> Vec<u8> {
@@ -94,7 +81,7 @@ async fn calls_are_read_while_answers_wait_to_be_taken() {
         let sent = tokio::time::timeout(Duration::from_secs(5), stream.write_all(&calls)).await;
         sent.expect("the daemon goes on reading").unwrap();
     }
-    let asked = socket.asked().await;
+    let asked = settled(&socket.service.asked, 2000).await;
     assert!((2000..2100).contains(&asked), "untaken answers bound what is answered: {asked}");
     let mut seen = vec![false; usize::try_from(count).unwrap()];
     for _ in 0..count {
@@ -112,8 +99,8 @@ async fn a_client_that_takes_no_answers_is_disconnected() {
     let socket = Socket::open(limits);
     let (mut stream, _) = socket.stream().await;
     stream.write_all(&gets(1..100, 1 << 20)).await.unwrap();
+    let asked = settled(&socket.service.asked, 1).await;
     tokio::time::sleep(limits.write * 3).await;
-    let asked = socket.asked().await;
     assert!(asked < 100, "what is not taken is not gathered either: {asked}");
     let mut rest = Vec::new();
     // Closed with unread input, a Unix socket is reset: that is an end too.
@@ -159,7 +146,7 @@ async fn large_calls_under_way_pause_the_reading() {
         }
         stream
     });
-    assert_eq!(socket.asked().await, BYTES_IN_FLIGHT / VALUE);
+    assert_eq!(settled(&socket.service.asked, BYTES_IN_FLIGHT / VALUE).await, BYTES_IN_FLIGHT / VALUE);
     assert!(!sending.is_finished());
 }
 
