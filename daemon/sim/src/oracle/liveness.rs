@@ -21,7 +21,7 @@ use super::cast::{Cast, require};
 use crate::event::Violation;
 
 /// How long the end of a run without liars is quiet. Microseconds of virtual time.
-pub const QUIET_US: u64 = 1_500_000;
+pub const QUIET_US: u64 = 5_000_000;
 
 /// What was seen of progress.
 #[derive(Default)]
