@@ -3,6 +3,8 @@
 //! Every knob is off in many runs and strong in some ("swarm testing"): bugs need few faults of the right kinds together, not all
 //! faults a little. Most runs are small: few blocks, two to four terms, crashes right after a send.
 
+use std::collections::BTreeMap;
+
 use bftd_core::{ids::MemberId, limits::Timing, message::Message};
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
@@ -40,7 +42,8 @@ pub(crate) struct Plan {
     pub one_way: bool,
     /// How far wall clocks are apart, either way.
     pub skew_ms: i64,
-    pub liar: Option<(MemberId, Lie)>,
+    /// At most f.
+    pub liars: BTreeMap<MemberId, Lie>,
 }
 
 /// What the liar does.
@@ -51,6 +54,12 @@ pub(crate) enum Lie {
         deceived: Vec<MemberId>,
         shown: Vec<MemberId>,
     },
+    /// Forgets its position towards some, and starts its terms low for them.
+    Forget {
+        deceived: Vec<MemberId>,
+    },
+    /// Votes for everything.
+    VoteTwice,
     LowNewTerm,
     ReadNothing,
     ReadFarAhead,
@@ -130,11 +139,14 @@ impl Plan {
             }
             chosen
         };
-        let liar = (f > 0 && random.random_bool(0.4)).then(|| {
-            // The first leader often, as most terms are early ones.
-            let id = if random.random_bool(0.5) { 1 } else { random.random_range(1..=n) };
-            (MemberId(id), draw_lie(n, MemberId(id), random))
-        });
+        let mut liars = BTreeMap::new();
+        if f > 0 && random.random_bool(0.4) {
+            for _ in 0..random.random_range(1..=f) {
+                // The first leader often, as most terms are early ones.
+                let id = if random.random_bool(0.5) { 1 } else { random.random_range(1..=n) };
+                liars.insert(MemberId(id), draw_lie(n, MemberId(id), random));
+            }
+        }
         Self {
             timing,
             chaos_us: random.random_range(200_000..1_600_000),
@@ -158,7 +170,7 @@ impl Plan {
             cut_every_us: (!is_calm && random.random_bool(0.5)).then(|| random.random_range(50_000..500_000)),
             one_way: random.random_bool(0.4),
             skew_ms: if random.random_bool(0.2) { 500 } else { 0 },
-            liar,
+            liars,
         }
     }
 }
@@ -167,10 +179,12 @@ fn draw_lie(n: u8, me: MemberId, random: &mut ChaCha8Rng) -> Lie {
     let some = |random: &mut ChaCha8Rng| -> Vec<MemberId> {
         (1..=n).map(MemberId).filter(|id| *id != me && random.random_bool(0.55)).collect()
     };
-    match random.random_range(0..10) {
-        0..7 => Lie::Equivocate { deceived: some(random), shown: some(random) },
-        7 => Lie::LowNewTerm,
-        8 => Lie::ReadNothing,
+    match random.random_range(0..14) {
+        0..6 => Lie::Equivocate { deceived: some(random), shown: some(random) },
+        6..10 => Lie::Forget { deceived: some(random) },
+        10 => Lie::VoteTwice,
+        11 => Lie::LowNewTerm,
+        12 => Lie::ReadNothing,
         _ => Lie::ReadFarAhead,
     }
 }

@@ -17,7 +17,9 @@ use bftd_core::{
     replica::{Input, Output, ReadTicket, Replica, Setup, To},
     verify::{Verified, Verifier},
 };
-use bftd_faults::{Adversary, EquivocatingLeader, Liar, LowNewTerm, LyingReader, ReadLie};
+use bftd_faults::{
+    Adversary, DoubleVoter, EquivocatingLeader, ForgetfulTermVoter, Liar, LowNewTerm, LyingReader, ReadLie,
+};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
@@ -83,7 +85,7 @@ impl<'a> World<'a> {
         let plan = Plan::draw(options.nodes, members.f(), &mut random);
         let mut nodes = BTreeMap::new();
         for id in members.ids() {
-            let lie = plan.liar.as_ref().filter(|(liar, _)| *liar == id).map(|(_, lie)| lie);
+            let lie = plan.liars.get(&id);
             let liar =
                 Liar { me: id, members: Arc::clone(&members), signer: Arc::clone(&scheme.signers[&id]) };
             let adversary = lie.map(|lie| adversary(lie, liar));
@@ -667,6 +669,8 @@ fn adversary(lie: &Lie, liar: Liar) -> Box<dyn Adversary> {
         Lie::Equivocate { deceived, shown } => {
             Box::new(EquivocatingLeader::new(liar, deceived.clone(), shown.clone()))
         }
+        Lie::Forget { deceived } => Box::new(ForgetfulTermVoter::new(liar, deceived.clone())),
+        Lie::VoteTwice => Box::new(DoubleVoter::new(liar)),
         Lie::LowNewTerm => Box::new(LowNewTerm::new(liar)),
         Lie::ReadNothing => Box::new(LyingReader::new(liar, ReadLie::Nothing)),
         Lie::ReadFarAhead => Box::new(LyingReader::new(liar, ReadLie::FarAhead)),
@@ -678,5 +682,5 @@ pub(crate) fn correct_members(options: &Options, seed: u64) -> BTreeSet<MemberId
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (members, _) = World::about(options);
     let plan = Plan::draw(options.nodes, members.f(), &mut random);
-    members.ids().filter(|id| plan.liar.as_ref().is_none_or(|(liar, _)| liar != id)).collect()
+    members.ids().filter(|id| !plan.liars.contains_key(id)).collect()
 }
