@@ -2,7 +2,8 @@
 //!
 //! To the deceived it sends TermVotes that report the epoch's root, whatever it holds and whatever it told others. As the
 //! leader of a new term it shows them a NewTerm that is made of the lowest TermVotes that it got, so that the term starts at
-//! another block there than elsewhere, and blocks that go on from there. Votes for those are gathered, and what they
+//! another block there than elsewhere, and blocks that go on from there. It waits a little for more TermVotes to choose from, and
+//! shows the deceived no Prepare certificates, so that positions differ. Votes for those are gathered, and what they
 //! certify is shown to all.
 //!
 //! Every message passes a verifier: the lies are in what is reported and in what is chosen.
@@ -24,18 +25,23 @@ use crate::{Adversary, Liar, tally::Tally};
 /// How many forged blocks are remembered, and TermVotes of how many terms. Runs are short.
 const REMEMBERED: usize = 256;
 
+/// How often a NewTerm is withheld from the deceived while TermVotes are missing.
+const WITHHELD: u32 = 6;
+
 /// See the module's header.
 pub struct ForgetfulTermVoter {
     liar: Liar,
     /// Who gets the low TermVotes and NewTerms.
     deceived: Vec<MemberId>,
-    /// What members reported, by the term that they entered.
+    /// What other members reported, by the term that they entered.
     reported: BTreeMap<Term, BTreeMap<MemberId, Arc<EnterTerm>>>,
     /// Where the liar's terms start for the deceived, where that is another block than for the others.
     starts: BTreeMap<Term, (BlockRef, BlockRef)>,
     /// Honest digest → forged block.
     forged: BTreeMap<Digest, Arc<Block>>,
     tally: Tally,
+    /// The newest own term whose NewTerm was withheld, and how often.
+    withheld: (Term, u32),
 }
 
 impl ForgetfulTermVoter {
@@ -48,6 +54,7 @@ impl ForgetfulTermVoter {
             starts: BTreeMap::new(),
             forged: BTreeMap::new(),
             tally: Tally::default(),
+            withheld: (Term(0), 0),
         }
     }
 
@@ -58,10 +65,20 @@ impl ForgetfulTermVoter {
         EnterTerm { vote, position: None, suspects: enter.suspects.clone() }
     }
 
+    /// Whether to let the deceived wait for a term to start, for more TermVotes to choose from.
+    fn withholds(&mut self, term: Term) -> bool {
+        let others = self.reported.get(&term).map_or(0, BTreeMap::len);
+        if self.withheld.0 != term {
+            self.withheld = (term, 0);
+        }
+        self.withheld.1 += 1;
+        others + 1 < self.liar.members.n() && self.withheld.1 <= WITHHELD
+    }
+
     /// The lowest start that a quorum's TermVotes justify.
     fn lower(&mut self, honest: &NewTerm) -> Option<NewTerm> {
         let reported = self.reported.get(&honest.term)?;
-        let mut votes: Vec<_> = reported.values().filter(|enter| enter.vote.signer != self.liar.me).collect();
+        let mut votes: Vec<_> = reported.values().collect();
         votes.sort_by_key(|enter| enter.vote.rank());
         let own = honest.votes.iter().find(|vote| vote.signer == self.liar.me);
         let template = EnterTerm { vote: own?.clone(), position: None, suspects: None };
@@ -121,13 +138,23 @@ impl Adversary for ForgetfulTermVoter {
             Message::NewTerm(new_term)
                 if is_deceived && self.liar.members.leader(new_term.term) == self.liar.me =>
             {
+                if self.withholds(new_term.term) {
+                    return Vec::new();
+                }
                 let shown = self.lower(new_term).map_or_else(|| Arc::clone(new_term), Arc::new);
                 vec![Message::NewTerm(shown)]
             }
             Message::Append(append) if is_deceived => {
-                let shown = self.forge(append).unwrap_or_else(|| append.clone());
+                let mut shown = self.forge(append).unwrap_or_else(|| append.clone());
+                shown.certificates.prepared = None;
                 vec![Message::Append(shown)]
             }
+            Message::Heartbeat(heartbeat) if is_deceived => {
+                let mut shown = heartbeat.clone();
+                shown.certificates.prepared = None;
+                vec![Message::Heartbeat(shown)]
+            }
+            Message::Certificate(certificate) if is_deceived && !certificate.is_commit() => Vec::new(),
             // A liar does not accuse itself.
             Message::Equivocation(_) => Vec::new(),
             other => vec![other.clone()],
@@ -137,8 +164,10 @@ impl Adversary for ForgetfulTermVoter {
     fn incoming(&mut self, _from: MemberId, message: &Message) -> Vec<(MemberId, Message)> {
         match message {
             Message::EnterTerm(enter) if self.reported.len() < REMEMBERED => {
-                let reported = self.reported.entry(enter.vote.term).or_default();
-                reported.insert(enter.vote.signer, Arc::clone(enter));
+                if enter.vote.signer != self.liar.me {
+                    let reported = self.reported.entry(enter.vote.term).or_default();
+                    reported.insert(enter.vote.signer, Arc::clone(enter));
+                }
                 Vec::new()
             }
             Message::Vote(vote)

@@ -22,19 +22,27 @@ pub(crate) struct Plan {
     pub delay_us: (u64, u64),
     /// A sync's time.
     pub sync_us: (u64, u64),
+    /// How long a block waits for its execution.
+    pub execute_us: (u64, u64),
     /// Per message.
     pub loss: f64,
     pub duplication: f64,
     /// How likely a broadcast of a kind reaches only some.
     pub partial: Vec<(Kind, f64)>,
+    /// How likely a sender is cut off both ways right after a broadcast of its kind that reached only some.
+    pub isolate_after_partial: f64,
     /// How likely a kind is lost.
     pub kind_loss: Vec<(Kind, f64)>,
+    /// The links on which that is so.
+    pub lossy_links: Vec<(MemberId, MemberId)>,
     /// How likely a node crashes right after a message of this kind has left.
     pub crash_after: Vec<(Kind, f64)>,
     /// How likely a node crashes while it syncs.
     pub crash_in_sync: f64,
     /// At what mean interval a running node crashes for no reason.
     pub crash_every_us: Option<u64>,
+    /// Whether that node is the leader of its term.
+    pub crash_leaders: bool,
     /// How long a crashed node stays down.
     pub down_us: (u64, u64),
     /// At what mean interval links are cut or mended, and how.
@@ -147,6 +155,9 @@ impl Plan {
                 liars.insert(MemberId(id), draw_lie(n, MemberId(id), random));
             }
         }
+        let all_links = random.random_bool(0.5);
+        let links = (1..=n).flat_map(|from| (1..=n).map(move |to| (MemberId(from), MemberId(to))));
+        let lossy_links = links.filter(|_| all_links || random.random_bool(0.3)).collect();
         Self {
             timing,
             chaos_us: random.random_range(200_000..1_600_000),
@@ -157,6 +168,8 @@ impl Plan {
             loss: if !is_calm && random.random_bool(0.3) { random.random_range(0.01..0.3) } else { 0.0 },
             duplication: if random.random_bool(0.2) { 0.1 } else { 0.0 },
             partial: kinds(random, 0.6, (0.1, 0.9)),
+            isolate_after_partial: if random.random_bool(0.3) { random.random_range(0.2..1.0) } else { 0.0 },
+            lossy_links,
             kind_loss: kinds(random, 0.5, (0.1, 1.0)),
             crash_after: kinds(random, 0.6, (0.02, 0.4)),
             crash_in_sync: if !is_calm && random.random_bool(0.2) {
@@ -166,6 +179,8 @@ impl Plan {
             },
             crash_every_us: (!is_calm && random.random_bool(0.3))
                 .then(|| random.random_range(100_000..800_000)),
+            crash_leaders: random.random_bool(0.4),
+            execute_us: if random.random_bool(0.2) { (0, 50_000) } else { (0, 0) },
             down_us: if random.random_bool(0.6) { (500, 30_000) } else { (10_000, 600_000) },
             cut_every_us: (!is_calm && random.random_bool(0.5)).then(|| random.random_range(50_000..500_000)),
             one_way: random.random_bool(0.4),
