@@ -150,10 +150,17 @@ impl Plan {
         let mut liars = BTreeMap::new();
         if f > 0 && random.random_bool(0.4) {
             for _ in 0..random.random_range(1..=f) {
-                // The first leader often, as most terms are early ones.
-                let id = if random.random_bool(0.5) { 1 } else { random.random_range(1..=n) };
-                liars.insert(MemberId(id), draw_lie(n, MemberId(id), random));
+                let lie = draw_lie(n, random);
+                // One that leads early often, as most terms are early ones: the second who needs a term before.
+                let early = if matches!(lie, Lie::Forget { .. }) { 2 } else { 1 };
+                let id = if random.random_bool(0.5) { early } else { random.random_range(1..=n) };
+                liars.insert(MemberId(id), lie);
             }
+        }
+        let mut partial = kinds(random, 0.6, (0.1, 0.9));
+        if liars.values().any(|lie| matches!(lie, Lie::Forget { .. })) && random.random_bool(0.7) {
+            // Its lies need members whose positions differ.
+            partial = [Kind::Append, Kind::Certificate, Kind::Heartbeat].map(|kind| (kind, 0.8)).into();
         }
         let all_links = random.random_bool(0.5);
         let links = (1..=n).flat_map(|from| (1..=n).map(move |to| (MemberId(from), MemberId(to))));
@@ -167,7 +174,7 @@ impl Plan {
             sync_us: if slow_disk { (200, 40_000) } else { (50, 1_000) },
             loss: if !is_calm && random.random_bool(0.3) { random.random_range(0.01..0.3) } else { 0.0 },
             duplication: if random.random_bool(0.2) { 0.1 } else { 0.0 },
-            partial: kinds(random, 0.6, (0.1, 0.9)),
+            partial,
             isolate_after_partial: if random.random_bool(0.3) { random.random_range(0.2..1.0) } else { 0.0 },
             lossy_links,
             kind_loss: kinds(random, 0.5, (0.1, 1.0)),
@@ -190,9 +197,9 @@ impl Plan {
     }
 }
 
-fn draw_lie(n: u8, me: MemberId, random: &mut ChaCha8Rng) -> Lie {
+fn draw_lie(n: u8, random: &mut ChaCha8Rng) -> Lie {
     let some = |random: &mut ChaCha8Rng| -> Vec<MemberId> {
-        (1..=n).map(MemberId).filter(|id| *id != me && random.random_bool(0.55)).collect()
+        (1..=n).map(MemberId).filter(|_| random.random_bool(0.55)).collect()
     };
     match random.random_range(0..14) {
         0..6 => Lie::Equivocate { deceived: some(random), shown: some(random) },

@@ -161,7 +161,9 @@ impl<'a> World<'a> {
                 settled_since = Some(world.now_us);
             }
             let settled = settled_since.is_some_and(|since| world.now_us >= since + QUIET_US);
-            settled || world.now_us > deadline
+            // A liar that leads may go on proposing empty blocks: then it is never quiet, but done for a moment.
+            let restless = !world.plan.liars.is_empty() && world.now_us > calm_since + PATIENCE_US / 4;
+            settled || restless && settled_since.is_some() || world.now_us > deadline
         })?;
         self.report.settled_us = self.now_us - calm_since;
         self.end()
