@@ -9,7 +9,7 @@ use crate::{
     block::{Batch, Block, Proposal},
     certificate::{Certificate, SuspectCertificate},
     crypto::{Digest, Signature},
-    ids::{Epoch, Index, Term},
+    ids::{Epoch, Incarnation, Index, Term},
 };
 
 /// A message between two replicas.
@@ -154,8 +154,18 @@ pub struct Blocks {
 pub struct ReadQuery {
     /// The epoch that the asker is in.
     pub epoch: Epoch,
-    /// The asker's number for the round.
-    pub round: u64,
+    /// The asker's name for the round.
+    pub round: ReadRound,
+}
+
+/// A name for a round of reads that its asker uses once, in whatever run: an answer to an earlier run may still be on its
+/// way, and says nothing of what was committed since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ReadRound {
+    /// The asker's incarnation, durable before a query leaves.
+    pub incarnation: Incarnation,
+    /// Counted within a run.
+    pub number: u64,
 }
 
 /// A member's position.
@@ -164,7 +174,7 @@ pub struct ReadAnswer {
     /// The epoch of the round.
     pub epoch: Epoch,
     /// The round.
-    pub round: u64,
+    pub round: ReadRound,
     /// The certificate of the highest position; none for the epoch's root.
     pub position: Option<Arc<Certificate>>,
 }

@@ -52,6 +52,8 @@ pub(crate) struct Node {
     pub held: VecDeque<(u64, Held)>,
 
     pub state: State,
+    /// The highest index that any run has executed.
+    pub executed: Index,
     /// Final blocks that wait for execution: at most as many as are committed between two executions.
     pub executing: VecDeque<Arc<Block>>,
     /// The writes of each own batch of this run.
@@ -159,6 +161,7 @@ impl Node {
             syncing: None,
             held: VecDeque::new(),
             state: State::new(members),
+            executed: Index(0),
             executing: VecDeque::new(),
             writes: BTreeMap::new(),
             submitted: None,
@@ -190,12 +193,19 @@ impl Node {
         self.run += 1;
     }
 
-    /// Executes the log again, as the daemon does before it takes part.
-    pub fn recover_state(&mut self, members: &Membership) {
+    /// Executes the log again, as the daemon does before it takes part. Answers with the blocks that this node has never
+    /// executed before, and the state after each.
+    pub fn recover_state(&mut self, members: &Membership) -> Vec<(Arc<Block>, Digest)> {
         self.state = State::new(members);
+        let mut new = Vec::new();
         for (block, _) in &self.disk.log {
-            self.state.execute(block);
+            let (state, _) = self.state.execute(block);
+            if block.header().index > self.executed {
+                self.executed = block.header().index;
+                new.push((Arc::clone(block), state));
+            }
         }
+        new
     }
 
     /// What became durable with the sync under way.

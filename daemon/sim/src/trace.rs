@@ -155,10 +155,12 @@ fn say(message: &Message) -> String {
         Message::Batch(batch) => {
             format!("{name} {}/{} of {}", batch.incarnation, batch.number, batch.origin)
         }
-        Message::ReadQuery(query) => format!("{name}, round {}", query.round),
+        Message::ReadQuery(query) => {
+            format!("{name}, round {}/{}", query.round.incarnation, query.round.number)
+        }
         Message::ReadAnswer(answer) => {
             let position = answer.position.as_ref().map(|certificate| certificate.block().index);
-            format!("{name}, round {}: {position:?}", answer.round)
+            format!("{name}, round {}/{}: {position:?}", answer.round.incarnation, answer.round.number)
         }
         Message::Equivocation(_) => name.to_owned(),
     }

@@ -249,10 +249,13 @@ impl<'a> World<'a> {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.replica.is_none() && !node.halted) else {
             return Ok(());
         };
-        node.recover_state(&self.members);
+        let recovered = node.recover_state(&self.members);
         let durable = node.disk.durable.clone();
         let (correct, restart) = (node.is_correct(), node.run > 0);
         self.observe(&Event::Started { node: id, correct, restart, durable: &durable })?;
+        for (block, state) in &recovered {
+            self.observe(&Event::Executed { node: id, block, state: *state })?;
+        }
         let now = self.now(id);
         let setup = Setup {
             me: id,
@@ -462,6 +465,7 @@ impl<'a> World<'a> {
     fn execute(&mut self, id: MemberId, block: &Arc<Block>, inputs: &mut VecDeque<Input>) -> Step {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let (state, outcomes) = node.state.execute(block);
+        node.executed = node.executed.max(block.header().index);
         let mut done = Vec::new();
         for (batch, outcomes) in block.batches().iter().zip(outcomes) {
             let write = (batch.origin == id)
@@ -661,6 +665,7 @@ impl<'a> World<'a> {
             if !node.writes.is_empty()
                 || !node.reads.is_empty()
                 || status.committed.index != status.executed.index
+                || self.plan.liars.is_empty() && !status.open
             {
                 return false;
             }

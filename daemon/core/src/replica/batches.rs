@@ -1,8 +1,8 @@
 //! Batches on their way into a block: an origin's own, a leader's pool, and what everybody expects of the leader.
 //!
 //! An origin keeps its batches until they are committed, and sends them again: to the leader, and to everybody once
-//! the leader has let one wait for half a time-out. Whoever gets a late batch passes it on to the leader and
-//! expects it from then on: but per origin only the next one in order, and no longer once the chain is at or past
+//! the leader has let one wait for half a time-out. Whoever gets a late batch passes it on to the leader, again and
+//! again, and expects it from then on: but per origin only the next one in order, and no longer once the chain is at or past
 //! it. (Otherwise one lying origin could topple every leader.)
 
 use std::{
@@ -165,33 +165,50 @@ impl Pool {
 /// Late batches that this member expects the leader to commit: one an origin, the next in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Expected {
-    origins: BTreeMap<MemberId, (Arc<Batch>, u64)>,
+    origins: BTreeMap<MemberId, Late>,
+}
+
+#[derive(Clone, Debug)]
+struct Late {
+    batch: Arc<Batch>,
+    since_us: u64,
+    sent_us: u64,
 }
 
 impl Expected {
     /// Expects a batch from now on, if it is its origin's next. One that is expected already stays.
     pub fn insert(&mut self, batch: &Arc<Batch>, marks: &Marks, now_us: u64) {
         if marks.accepts(batch) {
-            let (expected, _) =
-                self.origins.entry(batch.origin).or_insert_with(|| (Arc::clone(batch), now_us));
+            let late = || Late { batch: Arc::clone(batch), since_us: now_us, sent_us: now_us };
+            let expected = self.origins.entry(batch.origin).or_insert_with(late);
             // A newer run of the origin has given up what was expected of the older.
-            if expected.incarnation < batch.incarnation {
-                self.origins.insert(batch.origin, (Arc::clone(batch), now_us));
+            if expected.batch.incarnation < batch.incarnation {
+                *expected = late();
             }
         }
     }
 
     /// The chain is at `marks` now: expects no longer what it has reached or passed.
     pub fn forget_through(&mut self, marks: &Marks) {
-        self.origins.retain(|origin, (batch, _)| marks.get(*origin) < batch.mark());
+        self.origins.retain(|origin, late| marks.get(*origin) < late.batch.mark());
     }
 
     pub fn batches(&self) -> impl Iterator<Item = &Arc<Batch>> {
-        self.origins.values().map(|(batch, _)| batch)
+        self.origins.values().map(|late| &late.batch)
+    }
+
+    /// Those that were last passed to the leader before a time, which are passed to it now: their origin may be dead.
+    pub fn take_unsent_since(&mut self, before_us: u64, now_us: u64) -> Vec<Arc<Batch>> {
+        let due = self.origins.values_mut().filter(|late| late.sent_us <= before_us);
+        due.map(|late| {
+            late.sent_us = now_us;
+            Arc::clone(&late.batch)
+        })
+        .collect()
     }
 
     /// Since when the longest expected one has been expected.
     pub fn oldest_us(&self) -> Option<u64> {
-        self.origins.values().map(|(_, since_us)| *since_us).min()
+        self.origins.values().map(|late| late.since_us).min()
     }
 }

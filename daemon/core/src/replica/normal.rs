@@ -655,7 +655,8 @@ impl Replica {
         }
     }
 
-    /// Sends again what is not committed: to the leader, and when it is late to everybody.
+    /// Sends again what is not committed: to the leader, and when it is late to everybody. What others' origins let be
+    /// expected goes to the leader again, too: an origin may have died, and what it sent been lost.
     pub(super) fn tick_batches(&mut self) {
         let resend_us = self.setup.timing.resend_us;
         let late_us = self.timeout_us() / 2;
@@ -672,6 +673,9 @@ impl Replica {
             if !is_late || self.leader() == self.me() {
                 self.pass_to_leader(batch);
             }
+        }
+        for batch in self.expected.take_unsent_since(now_us.saturating_sub(resend_us), now_us) {
+            self.pass_to_leader(batch);
         }
     }
 

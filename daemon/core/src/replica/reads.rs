@@ -6,6 +6,8 @@
 //! may have been overtaken.
 //!
 //! - All reads that come while a round is out wait for the next one: one round serves them all.
+//! - A round's name is never used again, not even by a later run of the member: an answer that was long on its way would
+//!   say nothing of what has been committed since.
 //! - An answer is counted only with a valid certificate of the reader's own epoch ([`crate::verify`] sees to it).
 //! - A position that is not committed yet is passed to every member, so that all expect it to commit.
 //! - A round ends with its epoch.
@@ -22,11 +24,12 @@ use crate::{
     certificate::Certificate,
     ids::{Epoch, MemberId},
     limits::WAITING_READS,
-    message::{Message, ReadAnswer, ReadQuery},
+    message::{Message, ReadAnswer, ReadQuery, ReadRound},
 };
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
+    /// How many rounds there were in this run.
     number: u64,
     round: Option<Round>,
     /// For the next round. The daemon refuses reads beyond [`WAITING_READS`].
@@ -38,7 +41,7 @@ pub(super) struct Reads {
 #[derive(Clone, Debug)]
 struct Round {
     epoch: Epoch,
-    number: u64,
+    name: ReadRound,
     tickets: Vec<ReadTicket>,
     answers: BTreeMap<MemberId, Option<Arc<Certificate>>>,
     sent_us: u64,
@@ -70,13 +73,13 @@ impl Replica {
         self.reads.number += 1;
         let round = Round {
             epoch: self.members().epoch(),
-            number: self.reads.number,
+            name: ReadRound { incarnation: self.origin.incarnation, number: self.reads.number },
             tickets: std::mem::take(&mut self.reads.waiting),
             answers: BTreeMap::new(),
             sent_us: self.now_us(),
         };
         let own =
-            ReadAnswer { epoch: round.epoch, round: round.number, position: self.safety.position().cloned() };
+            ReadAnswer { epoch: round.epoch, round: round.name, position: self.safety.position().cloned() };
         self.reads.round = Some(round);
         self.ask_positions();
         let me = self.me();
@@ -85,8 +88,8 @@ impl Replica {
 
     fn ask_positions(&mut self) {
         if let Some(round) = &self.reads.round {
-            let query = ReadQuery { epoch: round.epoch, round: round.number };
-            self.send(To::Others, Message::ReadQuery(query));
+            let query = ReadQuery { epoch: round.epoch, round: round.name };
+            self.send_after(To::Others, Message::ReadQuery(query), self.origin.record);
         }
     }
 
@@ -101,11 +104,11 @@ impl Replica {
             self.on_certificate(from, certificate);
         }
         let Some(round) = &mut self.reads.round else { return };
-        if (answer.epoch, answer.round) != (round.epoch, round.number) {
+        if (answer.epoch, answer.round) != (round.epoch, round.name) {
             self.report(Report::Ignored(from, "ReadAnswer", Ignore::NotAskedFor));
             return;
         }
-        round.answers.insert(from, answer.position.clone());
+        round.answers.entry(from).or_insert_with(|| answer.position.clone());
         if self.setup.members.is_quorum(round.answers.keys().copied()) {
             self.settle_round();
         }

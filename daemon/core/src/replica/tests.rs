@@ -337,6 +337,53 @@ fn reads_are_answered_after_what_was_committed_before_them() {
     assert_eq!(cluster.nodes[&id(3)].readable, [ReadTicket(7), ReadTicket(8)]);
 }
 
+/// An answer that was sent before a write committed arrives after it, at a member that has restarted meanwhile and asks
+/// again.
+#[test]
+fn answers_to_an_earlier_run_do_not_count() {
+    let mut cluster = Cluster::new(4);
+    cluster.step(id(3), Input::Read(ReadTicket(1)));
+    let queries: Vec<_> = cluster.wire.drain(..).collect();
+    for (from, to, bytes) in queries {
+        let message = cluster.verifier.verify(Message::decode(&bytes).unwrap()).unwrap();
+        cluster.step(to, Input::Message(from, message));
+    }
+    let late: Vec<_> = cluster.wire.drain(..).collect();
+    assert_eq!(late.len(), 3);
+    cluster.crash(3);
+    cluster.submit(1, "x");
+    cluster.settle();
+    assert_eq!(cluster.requests(1), ["x"]);
+    cluster.start(3);
+    cluster.isolate(3);
+    cluster.step(id(3), Input::Read(ReadTicket(2)));
+    cluster.settle();
+    cluster.heal();
+    cluster.wire.extend(late);
+    cluster.settle();
+    assert_eq!(cluster.nodes[&id(3)].readable, [], "nobody has been asked since the write");
+    cluster.run(1_000);
+    assert_eq!(cluster.nodes[&id(3)].readable, [ReadTicket(2)]);
+    assert_eq!(cluster.requests(3), ["x"]);
+}
+
+/// Found by the simulator (`restless`): members that had passed it on once, in vain, suspected every leader for good.
+#[test]
+fn a_late_batch_whose_origin_dies_reaches_the_leader() {
+    let mut cluster = Cluster::new(4);
+    // Node 3 alone hears of it, and what it passes on is lost.
+    cluster.cut.extend([(id(2), id(1)), (id(2), id(4)), (id(3), id(1))]);
+    cluster.submit(2, "x");
+    cluster.run(1_500);
+    cluster.crash(2);
+    cluster.heal();
+    cluster.run(5_000);
+    assert_eq!(cluster.requests(3), ["x"]);
+    for n in [1, 3, 4] {
+        assert_eq!(cluster.status(n).suspecting, None, "at node {n}");
+    }
+}
+
 #[test]
 fn many_terms_without_a_commit_do_not_close_the_window() {
     let mut cluster = Cluster::new(4);

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bftd_core::{
     ballot::BallotKind,
     ids::MemberId,
-    message::{Message, ReadAnswer},
+    message::{Message, ReadAnswer, ReadRound},
 };
 
 use super::{
@@ -31,7 +31,7 @@ struct Duties {
     /// A position to pass on, and who has got it.
     position: Option<(Place, BTreeSet<MemberId>)>,
     /// The newest round of reads: who has answered, and the highest position among the answers.
-    round: u64,
+    round: ReadRound,
     answered: BTreeSet<MemberId>,
     highest: Option<(Place, bool)>,
 }

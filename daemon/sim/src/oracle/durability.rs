@@ -62,7 +62,8 @@ impl Durability {
             BallotKind::Prepare => (accepts(durable, block), "prepare-not-durable"),
             BallotKind::Commit => (locks(cast, durable, block), "commit-not-durable"),
         };
-        let is_kept = is_final(durable, block) || (promise && holds(cast, durable, block));
+        let is_kept =
+            is_final(durable, block) || (promise && (is_left(durable, block) || holds(cast, durable, block)));
         let check = if in_certificate { "own-vote-not-durable" } else { check };
         require(is_kept, check, || {
             format!(
@@ -177,7 +178,16 @@ fn is_final(durable: &Durable, block: BlockRef) -> bool {
 /// Whether the disk remembers that this block of its term was accepted.
 fn accepts(durable: &Durable, block: BlockRef) -> bool {
     durable.accepted.is_some_and(|accepted| {
-        accepted.term > block.term || (accepted.term == block.term && accepted.tip.index >= block.index)
+        accepted.term > block.term
+            || (accepted.term == block.term && accepted.tip.index.max(accepted.floor) >= block.index)
+    })
+}
+
+/// Whether the disk has left the block behind since: in a later term, or for a certified chain of the same one, above which
+/// it will vote. What the vote promised still holds, and the block is of no more use.
+fn is_left(durable: &Durable, block: BlockRef) -> bool {
+    durable.accepted.is_some_and(|accepted| {
+        accepted.term > block.term || (accepted.term == block.term && accepted.floor >= block.index)
     })
 }
 

@@ -21,7 +21,7 @@ use super::cast::{Cast, require};
 use crate::event::Violation;
 
 /// How long the end of a run without liars is quiet. Microseconds of virtual time.
-pub const QUIET_US: u64 = 5_000_000;
+pub const QUIET_US: u64 = 1_000_000;
 
 /// What was seen of progress.
 #[derive(Default)]
@@ -109,7 +109,7 @@ impl Liveness {
         }
         let since_us = at_us.saturating_sub(QUIET_US).max(self.calm_us);
         match &self.disturbed {
-            Some((last_us, what)) if cast.all_correct() && at_us >= self.calm_us + 2 * QUIET_US => {
+            Some((last_us, what)) if cast.all_correct() && at_us >= self.calm_us + 3 * QUIET_US => {
                 require(*last_us < since_us, "restless", || {
                     format!("{what} at {last_us} us, long after all is calm")
                 })

@@ -1,7 +1,7 @@
 //! Liveness, and duties towards others.
 
 use bftd_core::{
-    message::{Equivocation, ReadAnswer, ReadQuery},
+    message::{Equivocation, ReadAnswer, ReadQuery, ReadRound},
     replica::Status,
 };
 
@@ -148,8 +148,9 @@ fn a_reader_passes_an_uncommitted_position() {
         let block = play.block(0, root, vec![]);
         play.prepare(1, &block, root).unwrap();
         let position = play.certificate(Prepare, block.reference(), &[1, 2, 3]);
-        let query = Message::ReadQuery(ReadQuery { epoch: Epoch(0), round: 1 });
-        let answer = |position| Message::ReadAnswer(ReadAnswer { epoch: Epoch(0), round: 1, position });
+        let round = ReadRound { incarnation: Incarnation(1), number: 1 };
+        let query = Message::ReadQuery(ReadQuery { epoch: Epoch(0), round });
+        let answer = |position| Message::ReadAnswer(ReadAnswer { epoch: Epoch(0), round, position });
         play.send(3, 1, &query).unwrap();
         play.deliver(1, 3, &answer(None)).unwrap();
         play.deliver(2, 3, &answer(Some(Arc::clone(&position)))).unwrap();
