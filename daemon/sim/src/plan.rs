@@ -27,6 +27,8 @@ pub(crate) struct Plan {
     /// Per message.
     pub loss: f64,
     pub duplication: f64,
+    /// How likely a message comes long after those sent later.
+    pub straggling: f64,
     /// How likely a broadcast of a kind reaches only some.
     pub partial: Vec<(Kind, f64)>,
     /// How likely a sender is cut off both ways right after a broadcast of its kind that reached only some.
@@ -169,11 +171,16 @@ impl Plan {
             timing,
             chaos_us: random.random_range(200_000..1_600_000),
             writes: random.random_range(1..=10),
-            reads: if random.random_bool(0.5) { random.random_range(1..=6) } else { 0 },
+            reads: if random.random_bool(0.5) { random.random_range(1..=12) } else { 0 },
             delay_us: if slow_net { (200, 40_000) } else { (50, 2_000) },
             sync_us: if slow_disk { (200, 40_000) } else { (50, 1_000) },
             loss: if !is_calm && random.random_bool(0.3) { random.random_range(0.01..0.3) } else { 0.0 },
             duplication: if random.random_bool(0.2) { 0.1 } else { 0.0 },
+            straggling: if !is_calm && random.random_bool(0.2) {
+                random.random_range(0.01..0.2)
+            } else {
+                0.0
+            },
             partial,
             isolate_after_partial: if random.random_bool(0.3) { random.random_range(0.2..1.0) } else { 0.0 },
             lossy_links,

@@ -39,6 +39,8 @@ const PATIENCE_US: u64 = 40_000_000;
 const QUIET_US: u64 = 3_000_000;
 /// How long a node stays cut off after a broadcast that reached only some.
 const ISOLATED_US: (u64, u64) = (20_000, 600_000);
+/// How much later a message comes that is overtaken by others.
+const STRAGGLING_US: (u64, u64) = (10_000, 400_000);
 /// How many keys there are.
 const KEYS: u32 = 2;
 /// When the world begins, on everybody's wall clock.
@@ -622,7 +624,10 @@ impl<'a> World<'a> {
         let copies = if self.random.random_bool(self.plan.duplication) { 2 } else { 1 };
         let bounds = if self.is_calm { (50, 1_000) } else { self.plan.delay_us };
         for _ in 0..copies {
-            let delay_us = between(bounds, &mut self.random);
+            let mut delay_us = between(bounds, &mut self.random);
+            if !self.is_calm && self.random.random_bool(self.plan.straggling) {
+                delay_us += between(STRAGGLING_US, &mut self.random);
+            }
             self.schedule(delay_us, Next::Deliver(from, to, message.encode()));
         }
         Ok(())

@@ -14,6 +14,7 @@ use super::{
     Replica,
     io::{Halt, Output, Report, To},
     normal::Ignore,
+    tree::BlockTree,
 };
 use crate::{
     block::{Block, BlockRef},
@@ -74,6 +75,9 @@ impl Fetcher {
     /// Forgets what is committed now.
     pub fn forget_through(&mut self, committed: Index) {
         self.wants.retain(|_, want| want.certificate.block().index > committed);
+        for want in self.wants.values_mut() {
+            want.chain.retain(|block| block.header().index > committed);
+        }
         if self.behind.as_ref().is_some_and(|behind| behind.certificate.block().index <= committed) {
             self.behind = None;
         }
@@ -124,6 +128,7 @@ impl Replica {
 
     /// Asks for everything that nobody has been asked for yet, and somebody else for what did not come.
     pub(super) fn fetch_on(&mut self) {
+        self.take_whole_chains();
         let now_us = self.now_us();
         let due = |asked: &Asked| asked.at_us == 0 || asked.at_us + self.setup.timing.resend_us <= now_us;
         let above = self.tree.committed();
@@ -159,6 +164,26 @@ impl Replica {
         }
     }
 
+    /// Takes the chains whose last missing block is here by now: it came with another chain, or was committed.
+    fn take_whole_chains(&mut self) {
+        let is_whole = |want: &Want, tree: &BlockTree| tree.contains(&want.missing());
+        while let Some((certified, _)) =
+            self.fetcher.wants.iter().find(|(_, want)| is_whole(want, &self.tree))
+        {
+            let certified = *certified;
+            self.take_whole_chain(certified);
+        }
+    }
+
+    fn take_whole_chain(&mut self, certified: Digest) {
+        if let Some(want) = self.fetcher.wants.remove(&certified) {
+            self.take_chain(want.chain.iter().rev());
+            self.on_certificate(want.asked.member, &want.certificate);
+            self.accept_waiting();
+            self.start_term();
+        }
+    }
+
     fn wanted_with(&self, missing: Digest) -> Option<Digest> {
         self.fetcher.wants.iter().find(|(_, want)| want.missing() == missing).map(|(digest, _)| *digest)
     }
@@ -179,12 +204,8 @@ impl Replica {
         let missing = want.missing();
         let lowest = want.chain.last().map_or(Index(u64::MAX), |block| block.header().index);
         if self.tree.contains(&missing) {
-            if let Some(want) = self.fetcher.wants.remove(&certified) {
-                self.take_chain(want.chain.iter().rev());
-                self.on_certificate(from, &want.certificate);
-                self.accept_waiting();
-                self.start_term();
-            }
+            self.take_whole_chain(certified);
+            self.take_whole_chains();
         } else if lowest <= root.index.next() {
             self.drop_conflicting(certified, root);
         } else if want.chain.len() > MAX_FETCHED {

@@ -384,6 +384,51 @@ fn a_late_batch_whose_origin_dies_reaches_the_leader() {
     }
 }
 
+/// Found by the simulator: the rest of a chain that was being fetched committed on another way, and the last answer
+/// was taken for a proof that more than f members lie.
+#[test]
+fn a_chain_that_commits_while_it_is_fetched_is_no_conflict() {
+    let mut cluster = Cluster::new(4);
+    cluster.isolate(4);
+    for text in ["w", "x", "y", "z"] {
+        cluster.submit(1, text);
+        cluster.settle();
+    }
+    let blocks: Vec<_> = cluster.nodes[&id(1)].executed.iter().map(|(_, block)| Arc::clone(block)).collect();
+    let [_, second, third, fourth, fifth] = &blocks[..] else { panic!("five blocks, not {}", blocks.len()) };
+    let certificate = |kind, block: &crate::block::Block| {
+        let epoch = crate::ids::Epoch(0);
+        let ballot = crate::ballot::Ballot { kind, epoch, block: block.reference() };
+        let votes = [1, 2, 3].map(|n| {
+            let signer = Ed25519Signer::from_seed(&[n; 32]);
+            crate::ballot::Vote::sign(cluster.members.cluster(), ballot, id(n), &signer)
+        });
+        Arc::new(Certificate::gather(&cluster.members, ballot, &votes).unwrap())
+    };
+    let prepared = [fourth, fifth].map(|block| certificate(crate::ballot::BallotKind::Prepare, block));
+    let committed = certificate(crate::ballot::BallotKind::Commit, third);
+    let mut hear = |message| {
+        let message = cluster.verifier.verify(message).unwrap();
+        cluster.step(id(4), Input::Message(id(1), message));
+        cluster.wire.clear();
+    };
+    let some = |blocks: &[&Arc<crate::block::Block>]| {
+        let blocks = blocks.iter().map(|block| Arc::clone(block)).collect();
+        Message::Blocks(crate::message::Blocks { blocks, certificate: None })
+    };
+    // Both chains lack the second block; the first answer with it completes one of them.
+    for certificate in prepared {
+        hear(Message::Certificate(certificate));
+    }
+    hear(some(&[fourth, third]));
+    hear(some(&[fifth, fourth, third]));
+    hear(some(&[second]));
+    hear(Message::Certificate(committed));
+    hear(some(&[second]));
+    assert_eq!(cluster.status(4).committed, third.reference());
+    assert_eq!(cluster.status(4).prepared, fifth.header().index);
+}
+
 #[test]
 fn many_terms_without_a_commit_do_not_close_the_window() {
     let mut cluster = Cluster::new(4);
