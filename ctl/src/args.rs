@@ -9,6 +9,7 @@ use crate::{
     bench::Bench,
     contexts::Context,
     dev::Dev,
+    evidence::ShowEvidence,
     failure::{Code, Ended},
     kv::{Del, Get, Ls, Put},
     render,
@@ -26,7 +27,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
     version,
     after_help = "Example:\n  bftctl dev up && bftctl put greeting hello && bftctl get greeting\n\n\
                   Exit codes:\n  0 ok · 1 other · 2 usage · 3 no such key · 4 comparison failed · 5 degraded but available \
-                  · 6 no quorum ·\n  7 outcome unknown · 9 denied · 10 daemon unreachable · 11 uninitialised"
+                  · 6 no quorum ·\n  7 outcome unknown · 8 verification failed · 9 denied · 10 daemon unreachable · 11 uninitialised"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -115,6 +116,7 @@ pub(crate) enum Command {
     Ls(Ls),
     Del(Del),
     Status(ShowStatus),
+    Evidence(ShowEvidence),
     Bench(Bench),
     Dev(Dev),
     Context(Context),

@@ -21,6 +21,7 @@ pub(crate) enum Code {
     Degraded = 5,
     NoQuorum = 6,
     OutcomeUnknown = 7,
+    VerificationFailed = 8,
     Denied = 9,
     Unreachable = 10,
     Uninitialised = 11,

@@ -3,13 +3,14 @@
 //! - [args](command): every command and flag, from which help, completions and man pages come.
 //! - `failure`: exit codes, and errors that say what happened, why, and what to do next.
 //! - `session`: which daemon to talk to, and the connections to it.
-//! - `kv`, `status`, `bench`, `dev`, `contexts`, `shell`: one module a family of commands.
+//! - `kv`, `status`, `evidence`, `bench`, `dev`, `contexts`, `shell`: one module a family of commands.
 //! - `render`: data to stdout as a table, as JSON or as bare values; words to stderr.
 
 mod args;
 mod bench;
 mod contexts;
 mod dev;
+mod evidence;
 mod failure;
 mod kv;
 mod render;
@@ -67,6 +68,7 @@ async fn run(command: Command, session: &mut Session) -> Result<Code, Ended> {
         Command::Ls(ls) => ls.run(session).await,
         Command::Del(del) => del.run(session).await,
         Command::Status(status) => status.run(session).await,
+        Command::Evidence(evidence) => evidence.run(session).await,
         Command::Bench(bench) => bench.run(session).await,
         Command::Dev(dev) => dev.run(session).await,
         Command::Context(context) => context.run(session),

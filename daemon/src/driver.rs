@@ -18,6 +18,7 @@ use std::{
 use bftd_core::{
     block::Request,
     durable::Record,
+    evidence::Evidence,
     ids::{Index, MemberId, Now},
     limits::{FETCH_BLOCKS, FETCH_BYTES, MAX_BATCH, MAX_BATCH_REQUESTS, Timing},
     message::{Blocks, Message},
@@ -28,7 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     execute::{Executor, Waiting},
-    peers::Frame,
+    peers::{Frame, Peers},
     store::{LogReader, LogWriter, StoreError},
     transport::{Lane, Transport},
 };
@@ -109,6 +110,8 @@ pub struct Driver {
     executor: Executor,
     transport: Arc<Transport>,
     status: watch::Sender<Status>,
+    peers: Arc<Peers>,
+    evidence: watch::Sender<Vec<Evidence>>,
 
     /// Records emitted, and records durable: numbered from 1.
     emitted: u64,
@@ -177,12 +180,29 @@ pub struct Parts {
     pub transport: Arc<Transport>,
     /// Where the replica's state is shown.
     pub status: watch::Sender<Status>,
+    /// What is known of the other members.
+    pub peers: Arc<Peers>,
+    /// Where the driver shows the proofs of misbehaviour.
+    pub evidence: watch::Sender<Vec<Evidence>>,
 }
 
 impl Driver {
     /// A driver that has not begun.
     pub fn new(parts: Parts) -> Self {
-        let Parts { me, others, replica, clock, timing, log, reader, executor, transport, status } = parts;
+        let Parts {
+            me,
+            others,
+            replica,
+            clock,
+            timing,
+            log,
+            reader,
+            executor,
+            transport,
+            status,
+            peers,
+            evidence,
+        } = parts;
         Self {
             me,
             others,
@@ -194,6 +214,8 @@ impl Driver {
             executor,
             transport,
             status,
+            peers,
+            evidence,
             emitted: 0,
             durable: 0,
             held: VecDeque::new(),
@@ -457,11 +479,14 @@ impl Driver {
                 tracing::warn!(term = term.0, leader = leader.0, reason, "suspecting the leader");
             }
             Report::Trusting(term) => tracing::info!(term = term.0, "trusting the leader again"),
-            Report::Equivocation(term, leader) => {
+            Report::Evidence(offence) => {
+                self.evidence.send_replace(self.replica.evidence().cloned().collect());
                 tracing::warn!(
-                    term = term.0,
-                    leader = leader.0,
-                    "the leader signed two blocks for one index"
+                    accused = offence.accused.0,
+                    kind = %offence.kind,
+                    term = offence.term.0,
+                    index = offence.index.0,
+                    "a member is proved to have lied; see `bftctl evidence ls`"
                 );
             }
             Report::StateDiffers(term, index) => tracing::error!(
@@ -469,6 +494,10 @@ impl Driver {
                 index = index.0,
                 "the leader's state differs from ours: one of the two has diverged"
             ),
+            Report::Ignored(from, message, why) if why.is_lie() => {
+                self.peers.recount(*from);
+                tracing::debug!(peer = from.0, message, ?why, "a lie");
+            }
             Report::Ignored(from, message, why) => {
                 tracing::trace!(peer = from.0, message, ?why, "ignored");
             }

@@ -151,6 +151,7 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     let setup = Setup { me, members: Arc::clone(&members), signer: identity.signer(), timing };
     let replica = Replica::start(setup, durable, states, clock.now());
     let (status_sender, status) = watch::channel(replica.status());
+    let (evidence_sender, evidence) = watch::channel(replica.evidence().cloned().collect());
     let (events, event_receiver) = mpsc::channel(EVENTS);
     let (internal, internal_receiver) = mpsc::unbounded_channel();
     let peers = Arc::new(Peers::new(&members));
@@ -174,8 +175,17 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     tracing::info!(cluster = genesis.name, node = me.0, %listen, socket = %config.admin.socket.display(), "started");
 
     let telling = tell_progress(Arc::clone(&transport), others.clone(), status.clone());
-    let service =
-        NodeService { me, genesis, members, peers, status, events, state: state_reader, executed_ms };
+    let service = NodeService {
+        me,
+        genesis,
+        members,
+        peers: Arc::clone(&peers),
+        status,
+        evidence,
+        events,
+        state: state_reader,
+        executed_ms,
+    };
     let serving = tokio::spawn(admin.serve(Arc::new(service), stop.clone()));
     let parts = Parts {
         me,
@@ -188,6 +198,8 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
         executor,
         transport: Arc::clone(&transport),
         status: status_sender,
+        peers: Arc::clone(&peers),
+        evidence: evidence_sender,
     };
     let driver = tokio::spawn(Driver::new(parts).run(event_receiver, internal_receiver, stop.clone()));
     let result = driver.await.map_err(|_| DriverError::ThreadEnded)?;

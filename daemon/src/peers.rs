@@ -110,6 +110,14 @@ impl Peers {
         counter.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// A message that had passed every check was a lie after all: it said what no correct member says.
+    pub fn recount(&self, from: MemberId) {
+        if let Some(peer) = self.peers.get(&from) {
+            peer.correct.fetch_sub(1, Ordering::Relaxed);
+            peer.corrupt.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// How many messages of a peer were correct, and how many corrupt.
     pub fn counts(&self, id: MemberId) -> (u64, u64) {
         self.peers.get(&id).map_or((0, 0), |peer| {

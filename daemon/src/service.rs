@@ -9,9 +9,10 @@ use std::{
 };
 
 use bftd_client::protocol::{
-    At, ClusterStatus, Consistency, Failure, Health, MemberStatus, Request, Response, Status,
+    Accusation, At, ClusterStatus, Consistency, Failure, Health, MemberStatus, Request, Response, Status,
 };
 use bftd_core::{
+    evidence::Evidence,
     ids::MemberId,
     kv::{Answer, Operation, Query},
     membership::{Genesis, Member, Membership},
@@ -38,6 +39,8 @@ pub struct NodeService {
     pub peers: Arc<Peers>,
     /// The replica, as the driver shows it.
     pub status: watch::Receiver<replica::Status>,
+    /// The proofs of misbehaviour, as the driver shows them.
+    pub evidence: watch::Receiver<Vec<Evidence>>,
     /// The driver.
     pub events: mpsc::Sender<Event>,
     /// The state.
@@ -52,6 +55,7 @@ impl Service for NodeService {
             Request::Execute(operation) => self.execute(&operation).await,
             Request::Query { query, consistency } => self.query(query, consistency).await,
             Request::Status => Ok(Response::Status(Box::new(self.status()))),
+            Request::Evidence => Ok(Response::Evidence(self.accusations())),
         };
         result.unwrap_or_else(Response::Failed)
     }
@@ -148,10 +152,29 @@ impl NodeService {
         Status { cluster, me: self.me.0, members, hints }
     }
 
+    fn accusations(&self) -> Vec<Accusation> {
+        let accuse = |evidence: &Evidence| {
+            let offence = evidence.offence(&self.members);
+            let accused = self.members.get(offence.accused)?;
+            Some(Accusation {
+                accused: accused.id.0,
+                name: accused.name.clone(),
+                kind: offence.kind.to_string(),
+                epoch: offence.epoch.0,
+                term: offence.term.0,
+                index: offence.index.0,
+                evidence: evidence.clone(),
+            })
+        };
+        self.evidence.borrow().iter().filter_map(accuse).collect()
+    }
+
     fn member_status(&self, member: &Member, own: &replica::Status) -> MemberStatus {
         let (reachable, heard) = self.peers.progress(member.id);
         let (correct, corrupt) = self.peers.counts(member.id);
         let is_me = member.id == self.me;
+        let against = |proof: &&Evidence| proof.offence(&self.members).accused == member.id;
+        let evidence = self.evidence.borrow().iter().filter(against).count() as u64;
         let of = |mine: u64, heard: u64| if is_me { mine } else { heard };
         MemberStatus {
             id: member.id.0,
@@ -163,7 +186,7 @@ impl NodeService {
             executed: of(own.executed.index.0, heard.executed),
             correct,
             corrupt,
-            evidence: 0,
+            evidence,
             faults: Vec::new(),
             version: if is_me { env!("CARGO_PKG_VERSION").to_owned() } else { heard.version },
         }

@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     frame::{self, FrameError},
-    protocol::{At, CONNECTION, Call, Consistency, Failure, Reply, Request, Response, Status},
+    protocol::{Accusation, At, CONNECTION, Call, Consistency, Failure, Reply, Request, Response, Status},
 };
 
 /// How long a call waits for its answer unless told otherwise.
@@ -335,6 +335,17 @@ impl Client {
         }
     }
 
+    /// The proofs of misbehaviour that the daemon holds.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn evidence(&self) -> Result<Vec<Accusation>, Error> {
+        match self.call(Request::Evidence).await? {
+            Response::Evidence(held) => Ok(held),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// How the cluster is.
     ///
     /// # Errors
@@ -364,7 +375,7 @@ fn weight(request: &Request) -> u32 {
         Request::Query { query: Query::List { prefix, start_after, .. }, .. } => {
             prefix.len().saturating_add(start_after.as_ref().map_or(0, Bytes::len))
         }
-        Request::Status => 0,
+        Request::Status | Request::Evidence => 0,
     };
     u32::try_from(bytes).map_or(BYTES_IN_FLIGHT, |bytes| bytes.min(BYTES_IN_FLIGHT))
 }

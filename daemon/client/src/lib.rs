@@ -22,11 +22,13 @@ pub mod genesis;
 pub mod protocol;
 
 pub use bftd_core::{
+    crypto::Ed25519,
+    evidence,
     kv::{Entry, Expect, Listing, Operation, Outcome, Query, Refusal},
     limits::{MAX_KEY, MAX_VALUE},
 };
 pub use bytes::Bytes;
 pub use client::{Changed, Client, DEFAULT_DEADLINE, Error};
 pub use protocol::{
-    At, ClusterStatus, Consistency, Failure, Health, MemberStatus, Request, Response, Status,
+    Accusation, At, ClusterStatus, Consistency, Failure, Health, MemberStatus, Request, Response, Status,
 };

@@ -5,6 +5,7 @@
 //! frame: its length as four bytes, little-endian, then the item in postcard's encoding.
 
 use bftd_core::{
+    evidence::Evidence,
     kv::{Entry, Listing, Operation, Outcome, Query, Refusal},
     protocol::Protocol,
 };
@@ -62,6 +63,8 @@ pub enum Request {
     },
     /// How the cluster is.
     Status,
+    /// The proofs of misbehaviour that the daemon holds.
+    Evidence,
 }
 
 /// How fresh an answer must be.
@@ -109,8 +112,29 @@ pub enum Response {
     },
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Evidence`].
+    Evidence(Vec<Accusation>),
     /// The daemon could not do it.
     Failed(Failure),
+}
+
+/// A proof that a member lied, and what it proves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accusation {
+    /// The member.
+    pub accused: u8,
+    /// Its name.
+    pub name: String,
+    /// The misbehaviour, in a few words.
+    pub kind: String,
+    /// Where it lied: the epoch.
+    pub epoch: u64,
+    /// The term.
+    pub term: u64,
+    /// The index.
+    pub index: u64,
+    /// The proof.
+    pub evidence: Evidence,
 }
 
 /// The state that a query was answered from.

@@ -150,6 +150,8 @@ pub enum Domain {
     State,
     /// A signed text with its signatures, as a verifier remembers it.
     Remembered,
+    /// A proof of misbehaviour.
+    Evidence,
 }
 
 impl Domain {
@@ -167,6 +169,7 @@ impl Domain {
             Self::Entry => b"bftd/entry/1\0",
             Self::State => b"bftd/state/1\0",
             Self::Remembered => b"bftd/remembered/1\0",
+            Self::Evidence => b"bftd/evidence/1\0",
         }
     }
 

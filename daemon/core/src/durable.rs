@@ -12,6 +12,7 @@ use crate::{
     block::{Block, BlockRef, Marks},
     certificate::Certificate,
     crypto::Digest,
+    evidence::Evidence,
     ids::{Incarnation, Index, Term},
     message::EnterTerm,
 };
@@ -29,6 +30,8 @@ pub enum Record {
     Position(Arc<Certificate>),
     /// The term entered, with the one term vote signed for it, before that leaves.
     Term(Arc<EnterTerm>),
+    /// A proof that a member lied.
+    Evidence(Box<Evidence>),
     /// A new committed block. It and its ancestors are final; other blocks at or below its index are forgotten.
     Committed(Committed),
 }
@@ -73,6 +76,8 @@ pub struct Durable {
     pub committed_block: Option<Arc<Block>>,
     /// The blocks above it, by index and digest.
     pub blocks: BTreeMap<(Index, Digest), Arc<Block>>,
+    /// The proofs of misbehaviour, by their digests.
+    pub evidence: BTreeMap<Digest, Evidence>,
 }
 
 impl Durable {
@@ -86,6 +91,9 @@ impl Durable {
             Record::Accepted(accepted) => self.accepted = Some(*accepted),
             Record::Position(certificate) => self.position = Some(Arc::clone(certificate)),
             Record::Term(entered) => self.term = Some(Arc::clone(entered)),
+            Record::Evidence(evidence) => {
+                self.evidence.insert(evidence.digest(), Evidence::clone(evidence));
+            }
             Record::Committed(committed) => return self.commit(committed),
         }
         Vec::new()

@@ -13,6 +13,7 @@ pub mod block;
 pub mod certificate;
 pub mod crypto;
 pub mod durable;
+pub mod evidence;
 pub mod ids;
 pub mod kv;
 pub mod limits;

@@ -29,6 +29,10 @@ pub const FETCH_BYTES: usize = 8 << 20;
 pub const MAX_FETCHED: usize = 512;
 /// How many reads wait for one quorum round. More are refused as busy by the daemon.
 pub const WAITING_READS: usize = 65_536;
+/// How many proofs of misbehaviour are kept for each member: enough to be sure, and no more than a liar can be made to cost.
+pub const MAX_EVIDENCE: usize = 8;
+/// A proof is shown again after so many [`Timing::resend_us`], one proof at a time.
+pub const EVIDENCE_RESENDS: u64 = 25;
 /// For how many indices the state digest is remembered, to compare it with a leader's.
 pub const REMEMBERED_STATES: usize = 256;
 

@@ -9,6 +9,7 @@ use crate::{
     block::{Batch, Block, Proposal},
     certificate::{Certificate, SuspectCertificate},
     crypto::{Digest, Signature},
+    evidence::Evidence,
     ids::{Epoch, Incarnation, Index, Term},
 };
 
@@ -27,8 +28,8 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// A wish to leave a term.
     Suspect(Suspect),
-    /// Two different proposals of one leader for one index.
-    Equivocation(Box<Equivocation>),
+    /// A proof that a member lied.
+    Evidence(Box<Evidence>),
     /// A promise to have left the terms before.
     EnterTerm(Arc<EnterTerm>),
     /// The leader's justification of where its term starts.
@@ -88,15 +89,6 @@ pub struct Heartbeat {
     pub term: Term,
     /// The newest certificates.
     pub certificates: Certificates,
-}
-
-/// Proof that a leader lied: two signed headers for one (epoch, term, index).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Equivocation {
-    /// One.
-    pub first: Proposal,
-    /// And another.
-    pub second: Proposal,
 }
 
 /// A term vote, with what its receiver needs to believe it.
@@ -189,7 +181,7 @@ impl Message {
             Self::Certificate(_) => "Certificate",
             Self::Heartbeat(_) => "Heartbeat",
             Self::Suspect(_) => "Suspect",
-            Self::Equivocation(_) => "Equivocation",
+            Self::Evidence(_) => "Evidence",
             Self::EnterTerm(_) => "EnterTerm",
             Self::NewTerm(_) => "NewTerm",
             Self::FetchAncestors(_) => "FetchAncestors",

@@ -31,7 +31,7 @@ use crate::{
     ids::{Epoch, MemberId, Term},
     limits,
     membership::Membership,
-    message::{Append, Certificates, EnterTerm, Equivocation, Message, NewTerm},
+    message::{Append, Certificates, EnterTerm, Message, NewTerm},
 };
 
 /// Something that is known to hold: it passed a [`Verifier`], or this replica made it itself.
@@ -102,8 +102,8 @@ pub enum Misbehavior {
     /// Something is larger than the limits allow.
     #[error("larger than the limits allow")]
     TooLarge,
-    /// An equivocation that is none.
-    #[error("a proof of equivocation that proves nothing")]
+    /// Evidence of two statements that a correct member may make.
+    #[error("evidence that proves nothing")]
     NoProof,
 }
 
@@ -177,7 +177,7 @@ impl Verifier {
                 let bytes = Suspect::signed_bytes(self.members.cluster(), suspect.epoch, suspect.term);
                 self.check_signature(suspect.signer, &bytes, &suspect.signature)
             }
-            Message::Equivocation(equivocation) => self.check_equivocation(equivocation),
+            Message::Evidence(evidence) => evidence.check(&self.members, &*self.check),
             Message::EnterTerm(enter) => self.check_enter_term(enter),
             Message::NewTerm(new_term) => self.check_new_term(new_term),
             Message::FetchAncestors(_) | Message::FetchCommitted(_) => Ok(()),
@@ -241,17 +241,6 @@ impl Verifier {
             return Err(Misbehavior::TooLarge);
         }
         self.check_signature(batch.origin, &batch.signed_bytes(self.members.cluster()), &batch.signature)
-    }
-
-    fn check_equivocation(&self, equivocation: &Equivocation) -> Result<(), Misbehavior> {
-        let (first, second) = (&equivocation.first, &equivocation.second);
-        let place =
-            |proposal: &Proposal| (proposal.header.epoch, proposal.header.term, proposal.header.index);
-        if place(first) != place(second) || first.header == second.header {
-            return Err(Misbehavior::NoProof);
-        }
-        self.check_proposal(first)?;
-        self.check_proposal(second)
     }
 
     fn check_enter_term(&self, enter: &EnterTerm) -> Result<(), Misbehavior> {

@@ -25,7 +25,7 @@ impl Adversary for DoubleVoter {
     fn outgoing(&mut self, _to: MemberId, message: &Message) -> Vec<Message> {
         match message {
             // A proof against the ally is of no use to it.
-            Message::Equivocation(_) => Vec::new(),
+            Message::Evidence(_) => Vec::new(),
             other => vec![other.clone()],
         }
     }

@@ -89,7 +89,7 @@ impl Adversary for EquivocatingLeader {
                 vec![Message::Append(self.forge(append))]
             }
             // A liar does not accuse itself.
-            Message::Equivocation(_) => Vec::new(),
+            Message::Evidence(_) => Vec::new(),
             other => vec![other.clone()],
         }
     }

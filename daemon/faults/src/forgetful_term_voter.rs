@@ -156,7 +156,7 @@ impl Adversary for ForgetfulTermVoter {
             }
             Message::Certificate(certificate) if is_deceived && !certificate.is_commit() => Vec::new(),
             // A liar does not accuse itself.
-            Message::Equivocation(_) => Vec::new(),
+            Message::Evidence(_) => Vec::new(),
             other => vec![other.clone()],
         }
     }

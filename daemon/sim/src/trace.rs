@@ -3,8 +3,11 @@
 use std::io::Write;
 
 use bftd_core::{
+    ballot::{Ballot, Vote},
+    block::Proposal,
     crypto::{Digest, Domain, Hasher},
     durable::Record,
+    evidence::Evidence,
     message::Message,
 };
 
@@ -162,7 +165,22 @@ fn say(message: &Message) -> String {
             let position = answer.position.as_ref().map(|certificate| certificate.block().index);
             format!("{name}, round {}/{}: {position:?}", answer.round.incarnation, answer.round.number)
         }
-        Message::Equivocation(_) => name.to_owned(),
+        Message::Evidence(evidence) => format!("{name}: {}", say_evidence(evidence)),
+    }
+}
+
+fn say_evidence(evidence: &Evidence) -> String {
+    match evidence {
+        Evidence::DoubleVote { first: Vote { ballot: Ballot { kind, block, .. }, signer, .. }, .. } => {
+            format!("{signer} cast two {kind:?} votes for {}/{}", block.term, block.index)
+        }
+        Evidence::DoubleProposal { first: Proposal { header, .. }, .. } => {
+            format!("two proposals for {}/{}", header.term, header.index)
+        }
+        Evidence::ForgottenLock { commit, term_vote } => {
+            let block = commit.ballot.block;
+            format!("{} forgot {}/{} in term {}", commit.signer, block.term, block.index, term_vote.term)
+        }
     }
 }
 
@@ -175,6 +193,7 @@ fn say_record(record: &Record) -> String {
             format!("position {}/{}", certificate.block().term, certificate.block().index)
         }
         Record::Term(entered) => format!("term {}", entered.vote.term),
+        Record::Evidence(evidence) => say_evidence(evidence),
         Record::Committed(committed) => format!("committed {}", committed.certificate.block().index),
     }
 }

@@ -1,7 +1,7 @@
 //! The log's writing side: groups of records become durable transactions.
 //!
-//! Tables: `meta` (the newest value of each record that replaces another), `blocks` by (index, digest), and
-//! `certificates`, the Commit certificates by index. A committed block is never moved: when an index is committed, the
+//! Tables: `meta` (the newest value of each record that replaces another), `blocks` by (index, digest),
+//! `certificates`, the Commit certificates by index, and `evidence` by digest. A committed block is never moved: when an index is committed, the
 //! other blocks at or below it are removed, and so each committed index has exactly one block.
 //!
 //! Commits have two phases (the data is synced before the pointer to it): with one phase redb tells a torn commit from
@@ -24,7 +24,7 @@ use bftd_core::{
     message::EnterTerm,
 };
 use redb::{
-    Database, Durability, ReadableDatabase, StorageBackend, Table, TableDefinition, TableError,
+    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition, TableError,
     WriteTransaction, backends::FileBackend,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -45,6 +45,7 @@ pub(super) type BlockKey = (u64, &'static [u8; 32]);
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 pub(super) const BLOCKS: TableDefinition<BlockKey, &[u8]> = TableDefinition::new("blocks");
 pub(super) const CERTIFICATES: TableDefinition<u64, &[u8]> = TableDefinition::new("certificates");
+pub(super) const EVIDENCE: TableDefinition<&'static [u8; 32], &[u8]> = TableDefinition::new("evidence");
 
 /// The keys of [`META`].
 pub(super) mod meta {
@@ -120,6 +121,7 @@ impl LogStore {
             put(&mut table, meta::CLUSTER, Some(cluster), &mut buffer)?;
             transaction.open_table(BLOCKS)?;
             transaction.open_table(CERTIFICATES)?;
+            transaction.open_table(EVIDENCE)?;
         }
         Ok(transaction.commit()?)
     }
@@ -187,6 +189,11 @@ impl LogStore {
             let key = (Index(index), Digest(*digest));
             durable.blocks.insert(key, reader::decode_block(key.0, key.1, value.value())?);
         }
+        for entry in transaction.open_table(EVIDENCE)?.iter()? {
+            let (key, value) = entry?;
+            let digest = Digest(*key.value());
+            durable.evidence.insert(digest, reader::decode_evidence(digest, value.value())?);
+        }
         Ok(durable)
     }
 
@@ -242,6 +249,10 @@ impl LogStore {
                     Record::Accepted(accepted) => newest.accepted = Some(accepted),
                     Record::Position(certificate) => newest.position = Some(certificate),
                     Record::Term(entered) => newest.term = Some(entered),
+                    Record::Evidence(evidence) => {
+                        let mut table = transaction.open_table(EVIDENCE)?;
+                        table.insert(&evidence.digest().0, codec::encode(&**evidence, &mut self.buffer))?;
+                    }
                 }
             }
             newest.write(&mut transaction.open_table(META)?, &mut self.buffer)?;

@@ -9,6 +9,7 @@ use bftd_core::{
     certificate::Certificate,
     crypto::{ClusterId, Digest},
     durable::Committed,
+    evidence::Evidence,
     ids::Index,
     limits::{FETCH_BLOCKS, FETCH_BYTES},
 };
@@ -286,6 +287,13 @@ pub(super) fn decode_block(index: Index, digest: Digest, bytes: &[u8]) -> Result
         .filter(|block| block.header().index == index && block.digest() == digest)
         .map(Arc::new)
         .ok_or_else(|| StoreError::damaged(format!("block {index} has been altered")))
+}
+
+/// Decodes a proof of misbehaviour that is stored under its digest.
+pub(super) fn decode_evidence(digest: Digest, bytes: &[u8]) -> Result<Evidence, StoreError> {
+    codec::decode::<Evidence>(bytes)
+        .filter(|evidence| evidence.digest() == digest)
+        .ok_or_else(|| StoreError::damaged(format!("the evidence {digest} has been altered")))
 }
 
 fn decode_certificate(index: Index, bytes: &[u8]) -> Result<Certificate, StoreError> {

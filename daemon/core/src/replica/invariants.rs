@@ -3,7 +3,9 @@
 use super::Replica;
 use crate::{
     ids::Index,
-    limits::{MAX_FETCHED, OWN_BATCHES, POOLED_BATCHES, REMEMBERED_STATES, WAITING_READS, WINDOW},
+    limits::{
+        MAX_EVIDENCE, MAX_FETCHED, OWN_BATCHES, POOLED_BATCHES, REMEMBERED_STATES, WAITING_READS, WINDOW,
+    },
 };
 
 impl Replica {
@@ -65,6 +67,8 @@ impl Replica {
             ("pooled batches", self.pool.len(), POOLED_BATCHES * n),
             ("fetched blocks", self.fetcher.len(), (2 * n + 1) * (MAX_FETCHED + crate::limits::FETCH_BLOCKS)),
             ("waiting reads", self.reads.len(), WAITING_READS),
+            ("watched statements", self.watch.len(), (3 * span + 2) * n),
+            ("evidence", self.evidence().count(), MAX_EVIDENCE * n),
         ];
         for (what, count, bound) in bounds {
             if count > bound {

@@ -6,6 +6,7 @@ use crate::{
     block::{Block, BlockRef, Request},
     crypto::Digest,
     durable::Record,
+    evidence::Offence,
     ids::{BatchNumber, Incarnation, Index, MemberId, Term},
     message::Message,
     verify::Verified,
@@ -92,8 +93,8 @@ pub enum Report {
     Suspecting(Term, &'static str),
     /// It no longer does.
     Trusting(Term),
-    /// A leader signed two proposals for one index.
-    Equivocation(Term, MemberId),
+    /// A member is proved to have lied.
+    Evidence(Offence),
     /// A leader's state after this index differs from this replica's: one of the two has diverged.
     StateDiffers(Term, Index),
     /// A message was of no use, and why.

@@ -32,10 +32,11 @@
 //!
 //! # Reading on
 //!
-//! `safety.rs` holds every promise that safety rests on, `tree.rs` the uncommitted blocks, `batches.rs` requests on
+//! `evidence.rs` compares what members sign, `safety.rs` holds every promise that safety rests on, `tree.rs` the uncommitted blocks, `batches.rs` requests on
 //! their way into a block, `votes.rs` the only counting, `invariants.rs` what holds after every step.
 
 mod batches;
+mod evidence;
 mod fetch;
 mod invariants;
 mod io;
@@ -56,6 +57,7 @@ pub use normal::Ignore;
 
 use self::{
     batches::{Expected, Origin, Pool},
+    evidence::Watch,
     fetch::Fetcher,
     reads::Reads,
     safety::Safety,
@@ -108,6 +110,7 @@ pub struct Replica {
     expected: Expected,
     fetcher: Fetcher,
     reads: Reads,
+    watch: Watch,
 }
 
 /// A replica's state in numbers, for operators.
@@ -171,9 +174,11 @@ impl Replica {
             expected: Expected::default(),
             fetcher: Fetcher::default(),
             reads: Reads::default(),
+            watch: Watch::default(),
             setup,
         };
         replica.persist(Record::Incarnation(replica.origin.incarnation));
+        replica.recall_evidence(durable.evidence.into_values());
         replica.take_up(first_start);
         replica
     }
@@ -227,7 +232,7 @@ impl Replica {
             Message::Certificate(certificate) => self.on_expected_certificate(from, certificate),
             Message::Heartbeat(heartbeat) => self.on_heartbeat(from, heartbeat),
             Message::Suspect(suspect) => self.on_suspect(from, suspect),
-            Message::Equivocation(equivocation) => self.on_equivocation(equivocation),
+            Message::Evidence(evidence) => self.on_evidence(evidence),
             Message::EnterTerm(enter) => self.on_enter_term(from, enter),
             Message::NewTerm(new_term) => self.on_new_term(from, new_term),
             Message::FetchAncestors(fetch) => self.on_fetch_ancestors(from, fetch),
@@ -243,6 +248,7 @@ impl Replica {
         self.tick_batches();
         self.tick_fetches();
         self.tick_reads();
+        self.tick_evidence();
         self.accept_waiting();
         self.tick_term();
     }

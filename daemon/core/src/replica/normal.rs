@@ -12,6 +12,7 @@ use crate::{
     block::{Batch, Block, BlockRef, Executed, Header, Proposal, Request},
     certificate::Certificate,
     durable::{Accepted, Committed, Record},
+    evidence::Evidence,
     ids::{Index, MemberId},
     limits::WINDOW,
     message::{Append, Heartbeat, Message},
@@ -53,6 +54,33 @@ pub enum Ignore {
     NotAskedFor,
     /// It claims an index that is impossible here.
     NoSuchBlock,
+    /// A vote for another block than the leader, this member, proposed for that index.
+    FalseVote,
+}
+
+impl Ignore {
+    /// Whether no correct member sends such a thing: it is counted against the sender.
+    pub fn is_lie(self) -> bool {
+        match self {
+            Self::FirstNotEmpty
+            | Self::TimeWentBack
+            | Self::ExecutedOutOfOrder
+            | Self::StateDiffers
+            | Self::BatchOutOfOrder(_)
+            | Self::FalseVote => true,
+            Self::PastTerm
+            | Self::FutureTerm
+            | Self::Committed
+            | Self::BeyondWindow
+            | Self::Known
+            | Self::OwnTerm
+            | Self::NotTheLeader
+            | Self::WrongParent
+            | Self::AlreadyOpen
+            | Self::NotAskedFor
+            | Self::NoSuchBlock => false,
+        }
+    }
 }
 
 /// What to do with a block that would come next.
@@ -240,8 +268,8 @@ impl Replica {
         let proposal = append.proposal();
         match self.term.proposals.get(&index) {
             Some(first) if first.header != proposal.header => {
-                let first = first.clone();
-                self.prove_equivocation(first, proposal);
+                let proof = Evidence::of_proposals(first, &proposal);
+                self.accuse(proof);
                 false
             }
             Some(_) => true,
@@ -341,11 +369,17 @@ impl Replica {
     /// may add a prepared block while none is committed.
     fn is_in_window(&self, index: Index) -> bool {
         let committed = self.tree.committed();
-        let (lowest, base) = match self.safety.open() {
-            Some(open) => (open.start.index, open.start.index.max(committed)),
-            None => (committed, self.safety.rank().map_or(committed, |rank| rank.index.max(committed))),
-        };
-        index > committed && index >= lowest && index.0 <= base.0.saturating_add(2 * WINDOW)
+        let lowest = self.safety.open().map_or(committed, |open| open.start.index);
+        index > committed && index >= lowest && index.0 <= self.window_base().0.saturating_add(2 * WINDOW)
+    }
+
+    /// Where the window is counted from.
+    pub(super) fn window_base(&self) -> Index {
+        let committed = self.tree.committed();
+        match self.safety.open() {
+            Some(open) => open.start.index.max(committed),
+            None => self.safety.rank().map_or(committed, |rank| rank.index.max(committed)),
+        }
     }
 
     /// Whether the chain has no block of its term yet, so that the next is the term's first.
@@ -390,6 +424,7 @@ impl Replica {
     }
 
     pub(super) fn on_vote(&mut self, from: MemberId, vote: &Vote) {
+        self.watch_vote(vote);
         let block = vote.ballot.block;
         let ignored = if vote.ballot.kind == BallotKind::Commit && block.index <= self.tree.committed() {
             Some(Ignore::Committed)
@@ -399,6 +434,8 @@ impl Replica {
             Some(Ignore::FutureTerm)
         } else if !self.is_in_window(block.index) {
             Some(Ignore::BeyondWindow)
+        } else if self.has_proposed_another(block) {
+            Some(Ignore::FalseVote)
         } else {
             None
         };
@@ -415,6 +452,12 @@ impl Replica {
                 self.send(To::Others, Message::Certificate(certificate));
             }
         }
+    }
+
+    /// Whether this member leads the block's term and has proposed another one for its index.
+    fn has_proposed_another(&self, block: BlockRef) -> bool {
+        let own = self.term.appends.get(&block.index).map(|append| append.block.digest());
+        !self.term.resigned && self.leader() == self.me() && own.is_some_and(|own| own != block.digest)
     }
 
     // Certificates.
@@ -463,6 +506,7 @@ impl Replica {
 
     /// Any certificate, wherever it came with. A Commit certificate needs no term check.
     pub(super) fn on_certificate(&mut self, from: MemberId, certificate: &Arc<Certificate>) {
+        self.watch_certificate(certificate);
         let block = certificate.block();
         if block.index < self.tree.committed() {
             return;
@@ -590,6 +634,7 @@ impl Replica {
         self.expected.forget_through(&marks);
         self.origin.forget_through(marks.get(self.me()));
         self.fetcher.forget_through(committed);
+        self.watch.forget_through(committed);
         self.term.note_commit(self.tree.root());
     }
 

@@ -21,7 +21,7 @@ use crate::{
     certificate::SuspectCertificate,
     durable::Record,
     ids::{Index, MemberId, Term},
-    message::{Append, EnterTerm, Equivocation, Message, NewTerm},
+    message::{Append, EnterTerm, Message, NewTerm},
 };
 
 /// What a replica knows of its current term, and forgets over a crash.
@@ -289,20 +289,12 @@ impl Replica {
         }
     }
 
-    /// The leader signed two headers for one index: the proof is passed on, and the term is suspected for good.
-    pub(super) fn prove_equivocation(&mut self, first: Proposal, second: Proposal) {
-        self.on_equivocation(&Equivocation { first, second });
-    }
-
-    pub(super) fn on_equivocation(&mut self, equivocation: &Equivocation) {
-        let term = equivocation.first.header.term;
-        if term != self.safety.term() || self.term.equivocated {
-            return;
-        }
-        self.term.equivocated = true;
-        self.report(Report::Equivocation(term, self.leader()));
-        self.send(To::Others, Message::Equivocation(Box::new(equivocation.clone())));
-        self.tick_term();
+    /// The leader of a term is proved to have signed two headers for one index: its term is suspected for good. Answers
+    /// whether that is a new reason.
+    pub(super) fn prove_leader(&mut self, term: Term) -> bool {
+        let is_reason = term == self.safety.term() && !self.term.equivocated;
+        self.term.equivocated |= is_reason;
+        is_reason
     }
 
     // Entering.
@@ -320,6 +312,7 @@ impl Replica {
         self.safety.record_enter(Arc::clone(&entered));
         let record = self.persist(Record::Term(Arc::clone(&entered)));
         self.term.enter(self.now.monotonic_us, record);
+        self.watch.enter_term();
         self.report(Report::EnteredTerm(term));
         self.repeat_term_vote();
         self.pass_on_batches();
@@ -338,6 +331,7 @@ impl Replica {
 
     pub(super) fn on_enter_term(&mut self, from: MemberId, enter: &Arc<EnterTerm>) {
         let term = enter.vote.term;
+        self.watch_term_vote(&enter.vote);
         if let Some(suspects) = &enter.suspects
             && self.safety.may_enter(term)
         {
@@ -419,6 +413,9 @@ impl Replica {
     }
 
     pub(super) fn on_new_term(&mut self, from: MemberId, new_term: &Arc<NewTerm>) {
+        for vote in &new_term.votes {
+            self.watch_term_vote(vote);
+        }
         if new_term.term < self.safety.term() {
             self.report(Report::Ignored(from, "NewTerm", Ignore::PastTerm));
             self.show_term(from);

@@ -523,3 +523,115 @@ fn an_outrun_origin_goes_above_what_the_chain_shows() {
     assert!(batch.incarnation > Incarnation(1));
     assert_eq!(batch.number, BatchNumber(1));
 }
+
+fn prepare_vote(cluster: &Cluster, n: u8, term: u64, index: u64, digest: u8) -> Message {
+    let block = BlockRef { term: Term(term), index: Index(index), digest: Digest([digest; 32]) };
+    let ballot = crate::ballot::Ballot {
+        kind: crate::ballot::BallotKind::Prepare,
+        epoch: crate::ids::Epoch(0),
+        block,
+    };
+    let signer = Ed25519Signer::from_seed(&[n; 32]);
+    Message::Vote(crate::ballot::Vote::sign(cluster.members.cluster(), ballot, id(n), &signer))
+}
+
+impl Cluster {
+    fn hear(&mut self, from: u8, to: u8, message: Message) {
+        let message = self.verifier.verify(message).unwrap();
+        self.step(id(to), Input::Message(id(from), message));
+    }
+
+    fn accused(&self, n: u8) -> Vec<(u8, u64)> {
+        let replica = self.nodes[&id(n)].replica.as_ref().unwrap();
+        let offences = replica.evidence().map(|evidence| evidence.offence(&self.members));
+        offences.map(|offence| (offence.accused.0, offence.index.0)).collect()
+    }
+}
+
+#[test]
+fn a_proof_reaches_everybody_and_is_kept_over_restarts() {
+    let mut cluster = Cluster::new(4);
+    cluster.isolate(4);
+    // The leader alone sees both votes, on a block that may come.
+    for digest in [7, 8] {
+        let vote = prepare_vote(&cluster, 2, 0, 5, digest);
+        cluster.hear(2, 1, vote);
+    }
+    cluster.settle();
+    for n in [1, 2, 3] {
+        assert_eq!(cluster.accused(n), [(2, 5)], "at node {n}");
+    }
+    assert_eq!(cluster.accused(4), [], "it is cut off");
+    // A double vote costs its signer its word, not the leader its term.
+    cluster.submit(3, "x");
+    cluster.settle();
+    assert_eq!(cluster.requests(1), ["x"]);
+    cluster.crash(1);
+    cluster.start(1);
+    assert_eq!(cluster.accused(1), [(2, 5)]);
+    cluster.heal();
+    cluster.run(20_000);
+    assert_eq!(cluster.accused(4), [(2, 5)], "proofs are shown again to those who were away");
+}
+
+#[test]
+fn proofs_against_one_member_are_few() {
+    let mut cluster = Cluster::new(4);
+    for index in 2..=30 {
+        for digest in [7, 8, 9] {
+            let vote = prepare_vote(&cluster, 2, 0, index, digest);
+            cluster.hear(2, 1, vote);
+        }
+    }
+    let other = [7, 8].map(|digest| prepare_vote(&cluster, 3, 0, 4, digest));
+    for vote in other {
+        cluster.hear(3, 1, vote);
+    }
+    cluster.settle();
+    let accused = cluster.accused(4);
+    assert_eq!(accused.iter().filter(|(accused, _)| *accused == 2).count(), crate::limits::MAX_EVIDENCE);
+    assert!(accused.contains(&(3, 4)), "one liar leaves room for the proofs against another");
+}
+
+#[test]
+fn a_forgotten_lock_is_proved() {
+    let mut cluster = Cluster::new(4);
+    cluster.submit(2, "x");
+    cluster.settle();
+    // Everybody has seen member 3's Commit votes, in certificates. It says that it has seen nothing.
+    let signer = Ed25519Signer::from_seed(&[3; 32]);
+    let vote = crate::ballot::TermVote::sign(
+        cluster.members.cluster(),
+        crate::ids::Epoch(0),
+        Term(1),
+        None,
+        id(3),
+        &signer,
+    );
+    let enter = crate::message::EnterTerm { vote, position: None, suspects: None };
+    cluster.hear(3, 2, Message::EnterTerm(Arc::new(enter)));
+    cluster.settle();
+    let certificates_of_3 = cluster.nodes[&id(2)]
+        .log
+        .iter()
+        .filter_map(|(_, certificate)| certificate.as_ref())
+        .any(|certificate| certificate.signatures.iter().any(|(signer, _)| *signer == id(3)));
+    let expected: &[(u8, u64)] = if certificates_of_3 { &[(3, 2)] } else { &[] };
+    assert!(certificates_of_3, "the quorum's fastest members are 1, 2 and 3 here");
+    assert_eq!(cluster.accused(1), expected);
+}
+
+#[test]
+fn a_vote_for_what_was_never_proposed_is_a_lie() {
+    let mut cluster = Cluster::new(4);
+    cluster.isolate(1);
+    cluster.submit(1, "x");
+    let vote = prepare_vote(&cluster, 2, 0, 2, 7);
+    let message = cluster.verifier.verify(vote).unwrap();
+    let now = cluster.now;
+    let replica = cluster.nodes.get_mut(&id(1)).unwrap().replica.as_mut().unwrap();
+    replica.step(now, Input::Message(id(2), message));
+    let lie = Output::Report(Report::Ignored(id(2), "Vote", Ignore::FalseVote));
+    assert!(replica.take_outputs().contains(&lie));
+    assert!(Ignore::FalseVote.is_lie() && !Ignore::PastTerm.is_lie());
+}

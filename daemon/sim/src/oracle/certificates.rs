@@ -3,7 +3,6 @@
 //! - `certificate`: q distinct members' true signatures on one ballot of the epoch.
 //! - `suspect-certificate`: the same for Suspects.
 //! - `position`: a TermVote's position is what its certificate names, and of a lower term.
-//! - `equivocation`: a proof names two headers that one leader signed for one index of a term.
 //! - `forwarded`: votes, batches and proposals that a correct member sends carry true signatures.
 //!
 //! Signatures are deterministic, so every certificate is checked once and then found by comparison.
@@ -16,10 +15,13 @@ use bftd_core::{
     certificate::{Certificate, SuspectCertificate},
     crypto::{Digest, Signature},
     ids::MemberId,
-    message::{EnterTerm, Equivocation, Message},
+    message::{EnterTerm, Message},
 };
 
-use super::cast::{Cast, require};
+use super::{
+    accusations,
+    cast::{Cast, require},
+};
 use crate::event::Violation;
 
 /// What was found to be valid.
@@ -106,7 +108,7 @@ impl Certificates {
                 format!("{by} sent a vote with a false signature: {vote:?}")
             }),
             Message::Suspect(suspect) => self.check_suspect(cast, by, suspect),
-            Message::Equivocation(proof) => check_proof(cast, by, proof),
+            Message::Evidence(evidence) => accusations::check(cast, by, evidence),
             Message::Append(append) => {
                 self.check_proposal(cast, by, &append.block, append.signature)?;
                 self.check_block(cast, by, &append.block)
@@ -226,19 +228,4 @@ fn key(certificate: &Certificate) -> (bool, u64, Digest) {
 pub fn vote_is_true(cast: &Cast, vote: &Vote) -> bool {
     vote.ballot.epoch == cast.epoch
         && cast.signed(vote.signer, &vote.ballot.signed_bytes(cast.cluster), &vote.signature)
-}
-
-fn check_proof(cast: &Cast, by: MemberId, proof: &Equivocation) -> Result<(), Violation> {
-    let Equivocation { first, second } = proof;
-    let (a, b) = (&first.header, &second.header);
-    let is_signed = |proposal: &Proposal| {
-        let bytes = Proposal::signed_bytes(&proposal.header);
-        cast.keys()
-            .any(|id| cast.leads(proposal.header.term, id) && cast.signed(id, &bytes, &proposal.signature))
-    };
-    let is_proof = a != b
-        && (a.epoch, a.term, a.index) == (b.epoch, b.term, b.index)
-        && is_signed(first)
-        && is_signed(second);
-    require(is_proof, "equivocation", || format!("{by} sent a false proof of equivocation: {proof:?}"))
 }

@@ -1,6 +1,9 @@
 //! Duties towards others that show in what a correct member sends (DESIGN.md §2.3, §2.6).
 //!
 //! - `suspect-unanswered`: whoever has a Commit certificate answers a Suspect with one at once.
+//! - `commit-withheld`: a member whose disk holds the Prepare certificate of a block of its current term, on the chain that it
+//!   has accepted or above it, casts its Commit vote at once: it counts a certified block as accepted.
+//! - `start-missing`: a leader shows a NewTerm only when it holds the block that the term starts on.
 //! - `position-not-passed`: a reader that learns of a position which nobody has committed passes it to every member.
 //!
 //! "At once" is before the next message is delivered to it. Only Suspects of correct members are counted: what a liar
@@ -10,7 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bftd_core::{
     ballot::BallotKind,
-    ids::MemberId,
+    block::BlockRef,
+    crypto::Digest,
+    durable::{Durable, Record},
+    ids::{Index, MemberId, Term},
     message::{Message, ReadAnswer, ReadRound},
 };
 
@@ -26,8 +32,13 @@ pub struct Conduct(BTreeMap<MemberId, Duties>);
 
 #[derive(Default)]
 struct Duties {
+    /// The blocks that came to it in this run.
+    given: BTreeSet<Digest>,
     /// Who is owed a Commit certificate.
     owed: Option<MemberId>,
+    /// The block that a Commit vote is owed for, and the highest that one was cast for in this run.
+    to_commit: Option<Place>,
+    committed: Option<Place>,
     /// A position to pass on, and who has got it.
     position: Option<(Place, BTreeSet<MemberId>)>,
     /// The newest round of reads: who has answered, and the highest position among the answers.
@@ -42,8 +53,36 @@ impl Conduct {
         self.0.insert(node, Duties::default());
     }
 
+    /// Records of a correct member have become durable.
+    pub fn synced(&mut self, cast: &Cast, node: MemberId, records: &[Record], durable: &Durable) {
+        let duties = self.0.entry(node).or_default();
+        let raised = records.iter().any(|record| matches!(record, Record::Position(_)));
+        let prepared = durable.position.as_ref().filter(|it| it.ballot.kind == BallotKind::Prepare);
+        if let Some(certificate) = prepared.filter(|_| raised) {
+            let block = certificate.ballot.block;
+            let is_due = durable.accepted.is_some_and(|accepted| {
+                let current = durable.term.as_ref().map_or(Term(0), |entered| entered.vote.term);
+                accepted.term == block.term
+                    && block.term == current
+                    && (is_ancestor(durable, accepted.tip, block)
+                        || is_ancestor(durable, block, accepted.tip))
+            });
+            let place = cast.place(block);
+            duties.to_commit = (is_due && duties.committed < Some(place)).then_some(place);
+        }
+    }
+
     /// A correct member sends something.
-    pub fn sent(&mut self, cast: &Cast, from: MemberId, to: MemberId, message: &Message) {
+    ///
+    /// # Errors
+    /// `start-missing`.
+    pub fn sent(
+        &mut self,
+        cast: &Cast,
+        (from, to): (MemberId, MemberId),
+        message: &Message,
+        durable: &Durable,
+    ) -> Result<(), Violation> {
         let duties = self.0.entry(from).or_default();
         match message {
             Message::Certificate(certificate) => {
@@ -56,6 +95,22 @@ impl Conduct {
                     got.insert(to);
                 }
             }
+            Message::NewTerm(new_term) if cast.leads(new_term.term, from) => {
+                let start = new_term.position.as_ref().map_or(cast.root, |position| position.ballot.block);
+                let committed = durable.committed.as_ref().map(|it| it.certificate.ballot.block.index);
+                let is_held = start == cast.root
+                    || committed.is_some_and(|committed| start.index <= committed)
+                    || durable.blocks.contains_key(&(start.index, start.digest))
+                    || duties.given.contains(&start.digest);
+                require(is_held, "start-missing", || {
+                    format!("{from} starts term {} at {start:?}, which it does not hold", new_term.term)
+                })?;
+            }
+            Message::Vote(vote) if vote.signer == from && vote.ballot.kind == BallotKind::Commit => {
+                let place = cast.place(vote.ballot.block);
+                duties.committed = duties.committed.max(Some(place));
+                duties.to_commit = duties.to_commit.filter(|owed| *owed > place);
+            }
             Message::ReadQuery(query) if query.round > duties.round => {
                 duties.round = query.round;
                 duties.answered = BTreeSet::from([from]);
@@ -63,13 +118,14 @@ impl Conduct {
             }
             _ => {}
         }
+        Ok(())
     }
 
     /// A message arrives at a correct member, which has a Commit certificate or not. `is_valid` says whether the position
     /// in an answer is.
     ///
     /// # Errors
-    /// `suspect-unanswered`, `position-not-passed`: of what was delivered before.
+    /// `suspect-unanswered`, `commit-withheld`, `position-not-passed`: of what was delivered before.
     pub fn delivered(
         &mut self,
         cast: &Cast,
@@ -83,6 +139,10 @@ impl Conduct {
         require(duties.owed.is_none(), "suspect-unanswered", || {
             format!("{to} has not answered a Suspect of {:?} with a Commit certificate", duties.owed)
         })?;
+        let owed = duties.to_commit.filter(|owed| owed.2 > chain.height());
+        require(owed.is_none(), "commit-withheld", || {
+            format!("{to} holds a Prepare certificate for {owed:?}, and casts no Commit vote")
+        })?;
         if let Some((place, got)) = duties.position.take() {
             require(
                 place.2 <= chain.height() || got.len() + 1 >= cast.keys().count(),
@@ -91,6 +151,10 @@ impl Conduct {
             )?;
         }
         match message {
+            Message::Append(append) => {
+                duties.given.insert(append.block.digest());
+            }
+            Message::Blocks(blocks) => duties.given.extend(blocks.blocks.iter().map(|block| block.digest())),
             Message::Suspect(suspect) if from == suspect.signer && from != to && cast.is_correct(from) => {
                 duties.owed = has_certificate.then_some(from);
             }
@@ -101,6 +165,17 @@ impl Conduct {
         }
         Ok(())
     }
+}
+
+/// Whether `old` is `new` or one of its ancestors, by the blocks that a disk holds.
+fn is_ancestor(durable: &Durable, old: BlockRef, new: BlockRef) -> bool {
+    let (mut index, mut digest) = (new.index, new.digest);
+    while index > old.index {
+        let Some(block) = durable.blocks.get(&(index, digest)) else { return false };
+        digest = block.header().parent;
+        index = Index(index.0 - 1);
+    }
+    (index, digest) == (old.index, old.digest)
 }
 
 impl Duties {

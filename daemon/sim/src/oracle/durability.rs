@@ -147,7 +147,7 @@ impl Durability {
                     disk.committed = index;
                     rises
                 }
-                Record::Incarnation(_) | Record::Block(_) => true,
+                Record::Incarnation(_) | Record::Block(_) | Record::Evidence(_) => true,
             };
             require(is_ahead, "disk-went-back", || {
                 format!("{node} persisted {record:?}, which is not ahead")

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bftd_core::{
     crypto::Digest,
+    evidence::Evidence,
     ids::{MemberId, Term},
     message::Message,
     replica::Status,
@@ -61,8 +62,10 @@ impl Liveness {
                     self.disturbed = Some((at_us, format!("{from} enters term {}", enter.vote.term)));
                 }
             }
-            Message::Equivocation(proof) => {
-                self.proved.insert(proof.first.header.term.0);
+            Message::Evidence(evidence) => {
+                if let Evidence::DoubleProposal { first, .. } = &**evidence {
+                    self.proved.insert(first.header.term.0);
+                }
             }
             _ => {}
         }

@@ -6,6 +6,7 @@
 //!
 //! Everything is checked once, when it is first seen: certificates and batches are found again by comparison.
 
+pub mod accusations;
 pub mod agreement;
 pub mod blocks;
 pub mod cast;
@@ -113,7 +114,7 @@ impl Oracle {
             }
         }
         self.liveness.sent(at_us, from, message);
-        self.conduct.sent(&self.cast, from, to, message);
+        self.conduct.sent(&self.cast, (from, to), message, durable)?;
         match message {
             Message::Vote(vote) if vote.signer == from => {
                 if matches!(vote.ballot.kind, BallotKind::Commit) {
@@ -216,6 +217,10 @@ impl Oracle {
                     self.certificates.check_enter(&self.cast, node, entered)?;
                     continue;
                 }
+                Record::Evidence(evidence) => {
+                    accusations::check(&self.cast, node, evidence)?;
+                    continue;
+                }
                 _ => continue,
             };
             self.certificates.check(&self.cast, node, certificate)?;
@@ -257,7 +262,13 @@ impl Observer for Oracle {
                 }
                 self.conduct.delivered(&self.cast, &self.agreement, (*from, *to), message, is_valid)
             }
-            Event::Synced { node, records, .. } => self.synced(*node, records),
+            Event::Synced { node, records, durable } => {
+                self.synced(*node, records)?;
+                if self.cast.is_correct(*node) {
+                    self.conduct.synced(&self.cast, *node, records, durable);
+                }
+                Ok(())
+            }
             Event::Executed { node, block, state } if is_correct(node) => self.executed(*node, block, *state),
             Event::Submitted { write, request, .. } => {
                 self.clients.submit(*write, request);

@@ -1,7 +1,8 @@
 //! Liveness, and duties towards others.
 
 use bftd_core::{
-    message::{Equivocation, ReadAnswer, ReadQuery, ReadRound},
+    evidence::Evidence,
+    message::{ReadAnswer, ReadQuery, ReadRound},
     replica::Status,
 };
 
@@ -94,13 +95,13 @@ fn terms_are_few() {
 #[test]
 fn the_end_is_quiet() {
     let (mut play, nodes) = calm();
-    play.at_us = 16_000_000;
+    play.at_us = 19_500_000;
     play.send(2, 1, &Message::Suspect(play.suspect(2, 0))).unwrap();
     fires(end(&mut play, &nodes, 0, 0), "restless");
     let (mut play, nodes) = calm();
     let enter = play.enter(2, 1, None);
     play.sync(2, Record::Term(Arc::clone(&enter))).unwrap();
-    play.at_us = 16_000_000;
+    play.at_us = 19_500_000;
     play.send(2, 1, &Message::EnterTerm(enter)).unwrap();
     fires(end(&mut play, &nodes, 0, 0), "restless");
 }
@@ -114,8 +115,8 @@ fn a_proved_liar_does_not_lead_on() {
         let signature = play.signer(1).sign(&Proposal::signed_bytes(&header));
         Proposal { header, signature }
     };
-    let proof = Equivocation { first: proposal(1), second: proposal(2) };
-    play.send(2, 3, &Message::Equivocation(Box::new(proof))).unwrap();
+    let proof = Evidence::DoubleProposal { first: proposal(1), second: proposal(2) };
+    play.send(2, 3, &Message::Evidence(Box::new(proof))).unwrap();
     let all = nodes(&play, 0);
     fires(end(&mut play, &all, 0, 0), "equivocator-kept");
     let all = nodes(&play, 1);
@@ -138,6 +139,52 @@ fn a_suspect_is_answered() {
     let mut play = Play::new();
     play.deliver(3, 2, &suspect).unwrap();
     play.deliver(3, 2, &suspect).unwrap();
+}
+
+#[test]
+fn a_certified_block_counts_as_accepted() {
+    for votes in [true, false] {
+        let mut play = Play::new();
+        let root = play.root();
+        let block = play.block(0, root, vec![]);
+        play.prepare(1, &block, root).unwrap();
+        let position = play.certificate(Prepare, block.reference(), &[1, 2, 3]);
+        play.sync(3, Record::Position(position)).unwrap();
+        if votes {
+            let vote = play.vote(3, BallotKind::Commit, block.reference());
+            play.send(3, 1, &Message::Vote(vote)).unwrap();
+        }
+        let next = play.deliver(1, 3, &Message::Suspect(play.suspect(1, 0)));
+        if votes { next.unwrap() } else { fires(next, "commit-withheld") }
+    }
+}
+
+#[test]
+fn a_leader_starts_where_it_can_go_on() {
+    for is_held in [true, false] {
+        let mut play = Play::new();
+        let root = play.root();
+        let block = play.block(0, root, vec![]);
+        let append = play.append(1, &block);
+        for member in [1, 3, 4] {
+            play.accept(member, &block, root).unwrap();
+        }
+        let position = play.certificate(Prepare, block.reference(), &[1, 3, 4]);
+        let votes: Vec<_> = [1, 3, 4].map(|it| play.enter(it, 1, Some(Arc::clone(&position)))).into();
+        for (member, enter) in [1, 3, 4].into_iter().zip(&votes) {
+            play.sync(member, Record::Position(Arc::clone(&position))).unwrap();
+            play.sync(member, Record::Term(Arc::clone(enter))).unwrap();
+        }
+        let own = play.enter(2, 1, None);
+        play.sync(2, Record::Term(own)).unwrap();
+        if is_held {
+            play.deliver(1, 2, &append).unwrap();
+        }
+        let votes = votes.iter().map(|enter| enter.vote.clone()).collect();
+        let new_term = NewTerm { epoch: Epoch(0), term: Term(1), votes, position: Some(position) };
+        let sent = play.send(2, 3, &Message::NewTerm(Arc::new(new_term)));
+        if is_held { sent.unwrap() } else { fires(sent, "start-missing") }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::*;
 use BallotKind::{Commit, Prepare};
+use bftd_core::evidence::Evidence;
 
 /// Where a wrong certificate shows.
 fn certificate_is_refused(change: impl Fn(&mut Certificate)) {
@@ -56,7 +57,7 @@ fn what_is_passed_on_is_signed() {
 }
 
 #[test]
-fn a_proof_of_equivocation_is_two_headers() {
+fn a_proof_is_two_statements_of_a_liar() {
     let mut play = Play::with_liars(&[1]);
     let proposal = |block: &Arc<Block>, message: Message| match message {
         Message::Append(append) => Proposal { header: block.header().clone(), signature: append.signature },
@@ -64,13 +65,45 @@ fn a_proof_of_equivocation_is_two_headers() {
     };
     let one = play.block(0, play.root(), vec![]);
     let two = play.block_with(0, play.root(), vec![], |header| header.time_ms = 7);
+    let three = play.block(0, one.reference(), vec![]);
     let first = proposal(&one, play.append(1, &one));
-    let second = proposal(&two, play.append(1, &two));
-    let proof = |second| {
-        Message::Equivocation(Box::new(bftd_core::message::Equivocation { first: first.clone(), second }))
-    };
-    play.send(2, 3, &proof(second)).unwrap();
-    fires(play.send(2, 3, &proof(first.clone())), "equivocation");
+    let proof = |play: &mut Play, evidence| play.send(2, 3, &Message::Evidence(Box::new(evidence)));
+    for (block, leader, is_proof) in [(&two, 1, true), (&one, 1, false), (&three, 1, false), (&two, 4, false)]
+    {
+        let second = proposal(block, play.append(leader, block));
+        let sent = proof(&mut play, Evidence::DoubleProposal { first: first.clone(), second });
+        if is_proof { sent.unwrap() } else { fires(sent, "false-evidence") }
+    }
+    let (a, b) = (play.vote(1, Prepare, one.reference()), play.vote(1, Prepare, two.reference()));
+    let (other, commit) = (play.vote(4, Prepare, two.reference()), play.vote(1, Commit, two.reference()));
+    let double =
+        |first: &Vote, second: &Vote| Evidence::DoubleVote { first: first.clone(), second: second.clone() };
+    proof(&mut play, double(&a, &b)).unwrap();
+    for second in [&a, &other, &commit] {
+        fires(proof(&mut play, double(&a, second)), "false-evidence");
+    }
+    fires(play.sync(3, Record::Evidence(Box::new(double(&a, &other)))), "false-evidence");
+    let low = |term| play.enter(1, term, None).vote.clone();
+    let (later, same) = (low(1), low(0));
+    proof(&mut play, Evidence::ForgottenLock { commit: commit.clone(), term_vote: later.clone() }).unwrap();
+    fires(
+        proof(&mut play, Evidence::ForgottenLock { commit: commit.clone(), term_vote: same }),
+        "false-evidence",
+    );
+    fires(proof(&mut play, Evidence::ForgottenLock { commit: b, term_vote: later }), "false-evidence");
+    let position = play.certificate(Prepare, two.reference(), &[1, 2, 3]);
+    let reported = play.enter(1, 1, Some(position)).vote.clone();
+    fires(proof(&mut play, Evidence::ForgottenLock { commit, term_vote: reported }), "false-evidence");
+}
+
+#[test]
+fn a_correct_member_is_not_accused() {
+    let mut play = Play::with_liars(&[1]);
+    let one = play.block(0, play.root(), vec![]);
+    let two = play.block_with(0, play.root(), vec![], |header| header.time_ms = 7);
+    let (first, second) = (play.vote(4, Prepare, one.reference()), play.vote(4, Prepare, two.reference()));
+    let evidence = Evidence::DoubleVote { first, second };
+    fires(play.send(2, 3, &Message::Evidence(Box::new(evidence))), "falsely-accused");
 }
 
 #[test]
