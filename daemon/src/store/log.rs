@@ -24,8 +24,8 @@ use bftd_core::{
     message::EnterTerm,
 };
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition, TableError,
-    WriteTransaction, backends::FileBackend,
+    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, Table, TableDefinition,
+    TableError, WriteTransaction, backends::FileBackend,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
