@@ -19,9 +19,7 @@ use bftd_core::{
     replica::Input,
     verify::Verifier,
 };
-use bftd_faults::{
-    Adversary, DoubleVoter, EquivocatingLeader, ForgetfulTermVoter, Liar, LowNewTerm, LyingReader, ReadLie,
-};
+use bftd_faults::{Liar, adversary};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
@@ -30,7 +28,7 @@ use crate::{
     Options, Report,
     event::{Event, Observer, Violation},
     node::Node,
-    plan::{Lie, Plan},
+    plan::Plan,
     scheme::Scheme,
 };
 
@@ -67,7 +65,7 @@ enum Next {
 pub(crate) struct World<'a> {
     members: Arc<Membership>,
     scheme: Scheme,
-    verifier: Verifier,
+    verifier: Arc<Verifier>,
     plan: Plan,
     random: ChaCha8Rng,
     now_us: u64,
@@ -91,18 +89,23 @@ impl<'a> World<'a> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let scheme = Scheme::new(options.nodes, options.ed25519);
         let members = Arc::new(membership(&scheme));
-        let plan = Plan::draw(options.nodes, members.f(), &mut random);
+        let plan = Plan::draw(options, members.f(), &mut random);
+        let verifier = Arc::new(Verifier::new(Arc::clone(&members), Arc::clone(&scheme.check)));
         let mut nodes = BTreeMap::new();
         for id in members.ids() {
-            let lie = plan.liars.get(&id);
-            let liar =
-                Liar { me: id, members: Arc::clone(&members), signer: Arc::clone(&scheme.signers[&id]) };
-            let adversary = lie.map(|lie| adversary(lie, liar));
+            let liar = Liar {
+                me: id,
+                members: Arc::clone(&members),
+                signer: Arc::clone(&scheme.signers[&id]),
+                verifier: Arc::clone(&verifier),
+                timing: plan.timing,
+            };
+            let adversary = plan.liars.get(&id).map(|(fault, seed)| adversary(*fault, liar, *seed));
             let skew_ms = random.random_range(-plan.skew_ms..=plan.skew_ms);
             nodes.insert(id, Node::new(id, &members, adversary, skew_ms));
         }
         Self {
-            verifier: Verifier::new(Arc::clone(&members), Arc::clone(&scheme.check)),
+            verifier,
             members,
             scheme,
             plan,
@@ -192,6 +195,7 @@ impl<'a> World<'a> {
         match next {
             Next::Tick(id) => {
                 self.schedule(self.plan.timing.tick_us, Next::Tick(id));
+                self.tick_adversary(id)?;
                 self.step(id, Input::Tick)
             }
             Next::Deliver(from, to, bytes) => self.deliver(from, to, &bytes),
@@ -286,8 +290,11 @@ impl<'a> World<'a> {
     }
 
     fn now(&self, id: MemberId) -> Now {
-        let skew_ms = self.nodes.get(&id).map_or(0, |node| node.skew_ms);
-        let unix_ms = (EPOCH_MS + self.now_us / 1000).saturating_add_signed(skew_ms);
+        let node = self.nodes.get(&id);
+        let skew_ms = node.map_or(0, |node| node.skew_ms);
+        let honest = (EPOCH_MS + self.now_us / 1000).saturating_add_signed(skew_ms);
+        let adversary = node.and_then(|node| node.adversary.as_ref());
+        let unix_ms = adversary.map_or(honest, |adversary| adversary.unix_ms(honest));
         Now { monotonic_us: self.now_us + 1, unix_ms }
     }
 }
@@ -307,23 +314,10 @@ fn membership(scheme: &Scheme) -> Membership {
     genesis.membership().expect("the simulated members form a cluster")
 }
 
-fn adversary(lie: &Lie, liar: Liar) -> Box<dyn Adversary> {
-    match lie {
-        Lie::Equivocate { deceived, shown } => {
-            Box::new(EquivocatingLeader::new(liar, deceived.clone(), shown.clone()))
-        }
-        Lie::Forget { deceived } => Box::new(ForgetfulTermVoter::new(liar, deceived.clone())),
-        Lie::VoteTwice => Box::new(DoubleVoter::new(liar)),
-        Lie::LowNewTerm => Box::new(LowNewTerm::new(liar)),
-        Lie::ReadNothing => Box::new(LyingReader::new(liar, ReadLie::Nothing)),
-        Lie::ReadFarAhead => Box::new(LyingReader::new(liar, ReadLie::FarAhead)),
-    }
-}
-
 /// Who of a seed's members follows the protocol.
 pub(crate) fn correct_members(options: &Options, seed: u64) -> BTreeSet<MemberId> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (members, _) = World::about(options);
-    let plan = Plan::draw(options.nodes, members.f(), &mut random);
+    let plan = Plan::draw(options, members.f(), &mut random);
     members.ids().filter(|id| !plan.liars.contains_key(id)).collect()
 }
