@@ -3,10 +3,15 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    Adversary, Liar, bad_signature::BadSignature, chance::Chance, corrupt_vote::CorruptVote,
-    double_vote::DoubleVote, equivocate::Equivocate, forget::Forget, lossy::Lossy, low_new_term::LowNewTerm,
-    lying_height::LyingHeight, lying_reads::LyingReads, replay::Replay, silent::Silent, slow::Slow,
-    together::Together, wrong_state::WrongState,
+    Adversary, Liar, amnesia::Amnesia, bad_signature::BadSignature, censor::Censor, chance::Chance,
+    corrupt_vote::CorruptVote, crash_loop::CrashLoop, double_vote::DoubleVote,
+    duplicate_signer::DuplicateSigner, equivocate::Equivocate, forged_certificate::ForgedCertificate,
+    forget::Forget, fork_parent::ForkParent, future_terms::FutureTerms, hidden_lock::HiddenLock,
+    impersonate::Impersonate, junk_batches::JunkBatches, lossy::Lossy, low_new_term::LowNewTerm,
+    lying_clock::LyingClock, lying_height::LyingHeight, lying_reads::LyingReads, lying_sync::LyingSync,
+    mutate::Mutate, oversized::Oversized, relabel::Relabel, replay::Replay, selective_send::SelectiveSend,
+    silent::Silent, slow::Slow, together::Together, twin::Twin, withhold_certificates::WithholdCertificates,
+    wrong_state::WrongState,
 };
 
 /// A way to misbehave. Its name, as [`Fault::from_str`] reads it and `Display` writes it, is the file's where its lie is
@@ -43,6 +48,42 @@ pub enum Fault {
     LyingReads,
     /// `lying_height.rs`
     LyingHeight,
+    /// `fork_parent.rs`
+    ForkParent,
+    /// `withhold_certificates.rs`
+    WithholdCertificates,
+    /// `censor.rs`
+    Censor,
+    /// `hidden_lock.rs`
+    HiddenLock,
+    /// `amnesia.rs`
+    Amnesia,
+    /// `twin.rs`
+    Twin,
+    /// `impersonate.rs`
+    Impersonate,
+    /// `forged_certificate.rs`
+    ForgedCertificate,
+    /// `duplicate_signer.rs`
+    DuplicateSigner,
+    /// `crash_loop.rs`
+    CrashLoop,
+    /// `relabel.rs`
+    Relabel,
+    /// `future_terms.rs`
+    FutureTerms,
+    /// `selective_send.rs`
+    SelectiveSend,
+    /// `oversized.rs`
+    Oversized,
+    /// `lying_sync.rs`
+    LyingSync,
+    /// `lying_clock.rs`
+    LyingClock,
+    /// `junk_batches.rs`
+    JunkBatches,
+    /// `mutate.rs`
+    Mutate,
 }
 
 /// What each is called, with an example where it takes a number.
@@ -62,6 +103,24 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::LowNewTerm, "low-new-term"),
     (Fault::LyingReads, "lying-reads"),
     (Fault::LyingHeight, "lying-height"),
+    (Fault::ForkParent, "fork-parent"),
+    (Fault::WithholdCertificates, "withhold-certificates"),
+    (Fault::Censor, "censor"),
+    (Fault::HiddenLock, "hidden-lock"),
+    (Fault::Amnesia, "amnesia"),
+    (Fault::Twin, "twin"),
+    (Fault::Impersonate, "impersonate"),
+    (Fault::ForgedCertificate, "forged-certificate"),
+    (Fault::DuplicateSigner, "duplicate-signer"),
+    (Fault::CrashLoop, "crash-loop"),
+    (Fault::Relabel, "relabel"),
+    (Fault::FutureTerms, "future-terms"),
+    (Fault::SelectiveSend, "selective-send"),
+    (Fault::Oversized, "oversized"),
+    (Fault::LyingSync, "lying-sync"),
+    (Fault::LyingClock, "lying-clock"),
+    (Fault::JunkBatches, "junk-batches"),
+    (Fault::Mutate, "mutate"),
 ];
 
 /// Makes a liar misbehave. The same seed is the same behaviour.
@@ -87,10 +146,33 @@ pub fn adversary(fault: Fault, liar: Liar, seed: u64) -> Box<dyn Adversary> {
         Fault::LowNewTerm => Box::new(LowNewTerm::new(liar)),
         Fault::LyingReads => Box::new(LyingReads::new(liar, chance)),
         Fault::LyingHeight => Box::new(LyingHeight::new(liar, chance)),
+        Fault::ForkParent => Box::new(ForkParent::new(liar, chance)),
+        Fault::WithholdCertificates => Box::new(WithholdCertificates::new(&liar, chance)),
+        Fault::Censor => Box::new(Censor::new(&liar, chance)),
+        Fault::HiddenLock => Box::new(HiddenLock::new(liar, chance)),
+        Fault::Amnesia => Box::new(Amnesia::new(chance)),
+        Fault::Twin => Box::new(Twin::new(liar, chance)),
+        Fault::Impersonate => Box::new(Impersonate::new(liar, chance)),
+        Fault::ForgedCertificate => Box::new(ForgedCertificate::new(liar, chance)),
+        Fault::DuplicateSigner => Box::new(DuplicateSigner::new(liar, chance)),
+        Fault::CrashLoop => Box::new(CrashLoop::new(chance)),
+        Fault::Relabel => Box::new(Relabel::new(liar, chance)),
+        Fault::FutureTerms => Box::new(FutureTerms::new(liar, chance)),
+        Fault::SelectiveSend => Box::new(SelectiveSend::new(liar, chance)),
+        Fault::Oversized => Box::new(Oversized::new(liar, chance)),
+        Fault::LyingSync => Box::new(LyingSync::new(liar, chance)),
+        Fault::LyingClock => Box::new(LyingClock::new(&liar, chance)),
+        Fault::JunkBatches => Box::new(JunkBatches::new(liar, chance)),
+        Fault::Mutate => Box::new(Mutate::new(liar, chance)),
     }
 }
 
 impl Fault {
+    /// Whether it does its worst when its process dies and starts again, often.
+    pub fn wants_restarts(self) -> bool {
+        matches!(self, Self::Amnesia | Self::CrashLoop)
+    }
+
     /// All there are; those that take a number, with the one that [`Fault::from_str`] shows as an example.
     pub fn all() -> impl Iterator<Item = Self> {
         NAMES.iter().map(|(fault, _)| *fault)

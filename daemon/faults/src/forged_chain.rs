@@ -44,6 +44,7 @@ impl ForgedChain {
         let mut header = honest.header().clone();
         if let Some(parent) = self.forged.get(&header.parent) {
             header.parent = parent.digest();
+            header.index = parent.header().index.next();
         }
         let batches = forge(&mut header)?;
         header.batches = Block::batches_digest(&batches);

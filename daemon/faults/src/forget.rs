@@ -107,9 +107,8 @@ impl Forget {
         let has_parent = parent == honest.digest || self.chain.get(&parent).is_some();
         let block = self.chain.in_place_of(&append.block, |header| {
             if parent == honest.digest {
-                header.parent = low.digest;
+                (header.parent, header.index) = (low.digest, low.index.next());
             }
-            header.index = Index((header.index.0 + low.index.0).checked_sub(honest.index.0)?);
             if header.executed.index > low.index {
                 header.executed = Executed { index: Index(0), state: kv::empty_state() };
             }

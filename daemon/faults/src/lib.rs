@@ -6,23 +6,42 @@
 //!
 //! [`Fault`] lists what there is, by name; [`adversary`] makes one.
 
+mod amnesia;
 mod bad_signature;
+mod censor;
 mod chance;
 mod corrupt_vote;
+mod crash_loop;
 mod double_vote;
+mod duplicate_signer;
 mod equivocate;
 mod fault;
+mod fields;
+mod forged_certificate;
 mod forged_chain;
 mod forget;
+mod fork_parent;
+mod future_terms;
+mod hidden_lock;
+mod impersonate;
+mod junk_batches;
 mod lossy;
 mod low_new_term;
+mod lying_clock;
 mod lying_height;
 mod lying_reads;
+mod lying_sync;
+mod mutate;
+mod oversized;
+mod relabel;
 mod replay;
+mod selective_send;
 mod silent;
 mod slow;
 mod tally;
 mod together;
+mod twin;
+mod withhold_certificates;
 mod wrong_state;
 
 use std::sync::Arc;
@@ -40,6 +59,7 @@ use bftd_core::{
 };
 
 pub use fault::{Fault, UnknownFault, adversary};
+pub use twin::{Sides, Twin};
 
 /// What an adversary is made of.
 #[derive(Clone)]

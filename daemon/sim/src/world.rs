@@ -28,7 +28,7 @@ use crate::{
     Options, Report,
     event::{Event, Observer, Violation},
     node::Node,
-    plan::Plan,
+    plan::{Plan, between},
     scheme::Scheme,
 };
 
@@ -40,6 +40,8 @@ const QUIET_US: u64 = 3_000_000;
 const ISOLATED_US: (u64, u64) = (20_000, 600_000);
 /// How much later a message comes that is overtaken by others.
 const STRAGGLING_US: (u64, u64) = (10_000, 400_000);
+/// At what intervals a liar restarts whose lie it is.
+const RELAPSE_US: (u64, u64) = (20_000, 600_000);
 /// How many keys there are.
 const KEYS: u32 = 2;
 /// When the world begins, on everybody's wall clock.
@@ -55,6 +57,8 @@ enum Next {
     Execute(MemberId, u64),
     Start(MemberId),
     Crash,
+    /// Of a liar whose lie it is, calm or not.
+    Relapse(MemberId),
     Cut,
     Mend,
     Write,
@@ -152,6 +156,10 @@ impl<'a> World<'a> {
             let at = self.random.random_range(0..self.plan.chaos_us);
             self.schedule(at, Next::Read);
         }
+        let restless = self.plan.liars.iter().filter(|(_, (fault, _))| fault.wants_restarts());
+        for id in restless.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.schedule(RELAPSE_US.0, Next::Relapse(id));
+        }
         self.schedule_fault(self.plan.crash_every_us, Next::Crash);
         self.schedule_fault(self.plan.cut_every_us, Next::Cut);
         self.schedule(self.plan.chaos_us, Next::Calm);
@@ -209,6 +217,11 @@ impl<'a> World<'a> {
                     self.crash(id)?;
                 }
                 Ok(())
+            }
+            Next::Relapse(id) => {
+                let in_us = between(RELAPSE_US, &mut self.random);
+                self.schedule(in_us, Next::Relapse(id));
+                self.crash(id)
             }
             Next::Cut => {
                 if !self.is_calm {
