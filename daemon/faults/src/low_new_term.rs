@@ -1,4 +1,6 @@
 //! As the leader of a new term, starts it at the epoch's root, whatever positions the term votes report.
+//!
+//! Defence: a NewTerm carries the signed TermVotes that it rests on, and everybody takes the highest among them.
 
 use std::sync::Arc;
 
@@ -7,32 +9,27 @@ use bftd_core::{
     message::{Message, NewTerm},
 };
 
-use crate::{Adversary, Liar};
+use crate::{Adversary, Liar, Parcel};
 
 /// See the module's header.
-pub struct LowNewTerm {
+pub(crate) struct LowNewTerm {
     liar: Liar,
 }
 
 impl LowNewTerm {
-    /// A liar of this kind.
     pub fn new(liar: Liar) -> Self {
         Self { liar }
     }
 }
 
 impl Adversary for LowNewTerm {
-    fn outgoing(&mut self, _to: MemberId, message: &Message) -> Vec<Message> {
+    fn outgoing(&mut self, to: MemberId, message: &Message) -> Vec<Parcel> {
         match message {
-            Message::NewTerm(new_term) if self.liar.members.leader(new_term.term) == self.liar.me => {
+            Message::NewTerm(new_term) if self.liar.leads(new_term.term) => {
                 let low = NewTerm { position: None, ..NewTerm::clone(new_term) };
-                vec![Message::NewTerm(Arc::new(low))]
+                vec![Parcel::now(to, Message::NewTerm(Arc::new(low)))]
             }
-            other => vec![other.clone()],
+            other => vec![Parcel::now(to, other.clone())],
         }
-    }
-
-    fn incoming(&mut self, _from: MemberId, _message: &Message) -> Vec<(MemberId, Message)> {
-        Vec::new()
     }
 }

@@ -11,7 +11,7 @@ use bftd_core::{
 
 use crate::Liar;
 
-/// How many ballots are remembered; votes on more are passed over. Runs are short.
+/// How many ballots are remembered. Then all are forgotten: old ones are of no use any more.
 const REMEMBERED: usize = 256;
 
 /// Votes by ballot.
@@ -23,11 +23,11 @@ impl Tally {
     pub fn add(&mut self, liar: &Liar, vote: &Vote) -> Option<Certificate> {
         let Ballot { kind, block, .. } = vote.ballot;
         if self.0.len() >= REMEMBERED {
-            return None;
+            self.0.clear();
         }
         let votes = self.0.entry((block.index, kind, block.digest)).or_default();
         votes.insert(vote.signer, vote.clone());
-        let own = Vote::sign(liar.members.cluster(), vote.ballot, liar.me, &*liar.signer);
+        let own = liar.vote(vote.ballot);
         votes.insert(own.signer, own);
         Certificate::gather(&liar.members, vote.ballot, votes.values())
     }

@@ -22,6 +22,7 @@ use std::{
 };
 
 use bftd_core::crypto::Digest;
+use bftd_faults::Fault;
 
 use crate::{
     event::{Observer, Violation},
@@ -37,6 +38,8 @@ pub struct Options {
     pub nodes: u8,
     /// Whether signatures are real ones.
     pub ed25519: bool,
+    /// What a liar does in every run; what else goes wrong is for the seed to say.
+    pub adversary: Option<Fault>,
 }
 
 /// What a run was like.
@@ -54,6 +57,8 @@ pub struct Report {
     pub crashes: u64,
     /// Messages that left a node.
     pub messages: u64,
+    /// Of these, those that no receiver would take.
+    pub refused: u64,
     /// Writes asked for, and those acknowledged.
     pub writes: u64,
     /// See above.
@@ -73,6 +78,7 @@ impl Report {
         self.blocks += other.blocks;
         self.crashes += other.crashes;
         self.messages += other.messages;
+        self.refused += other.refused;
         self.writes += other.writes;
         self.acknowledged += other.acknowledged;
         self.reads += other.reads;
@@ -133,7 +139,7 @@ mod tests {
     use super::*;
     use crate::event::Event;
 
-    const FOUR: Options = Options { nodes: 4, ed25519: false };
+    const FOUR: Options = Options { nodes: 4, ed25519: false, adversary: None };
 
     #[test]
     fn seeds_hold() {

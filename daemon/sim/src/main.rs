@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use bftd_faults::Fault;
 use bftd_sim::{Failure, Options, Report, run};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -18,7 +19,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  bftd-sim --nodes 4 --seeds 10000\n  bftd-sim --nodes 4 --seed 42 --trace"
+    after_help = "Examples:\n  bftd-sim --nodes 4 --seeds 10000\n  bftd-sim --nodes 4 --seed 42 --trace\n  bftd-sim --nodes 4 --adversary equivocate"
 )]
 struct Arguments {
     /// How many members.
@@ -42,6 +43,12 @@ struct Arguments {
     /// Go on after a failure, and list the first failures.
     #[arg(long)]
     keep_going: bool,
+    /// What a liar does in every run.
+    #[arg(long, value_name = "NAME")]
+    adversary: Option<Fault>,
+    /// List what liars do.
+    #[arg(long)]
+    adversaries: bool,
     /// Sign with real keys: slower, and no different.
     #[arg(long)]
     ed25519: bool,
@@ -52,7 +59,12 @@ const TOLD: usize = 20;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let options = Options { nodes: arguments.nodes, ed25519: arguments.ed25519 };
+    if arguments.adversaries {
+        Fault::all().for_each(|fault| println!("{fault}"));
+        return ExitCode::SUCCESS;
+    }
+    let Arguments { nodes, ed25519, adversary, .. } = arguments;
+    let options = Options { nodes, ed25519, adversary };
     match arguments.seed {
         Some(seed) => replay(&options, seed, arguments.trace),
         None => search(&options, &arguments),
@@ -78,8 +90,9 @@ fn tell(options: &Options, seed: u64, failure: &Failure) {
     let at_ms = failure.at_us / 1000;
     println!("seed {seed}: {} at {at_ms} ms: {}", failure.violation.check, failure.violation.detail);
     let real = if options.ed25519 { " --ed25519" } else { "" };
+    let liar = options.adversary.map_or_else(String::new, |fault| format!(" --adversary {fault}"));
     println!(
-        "  replay: cargo run --release -p bftd-sim -- --nodes {}{real} --seed {seed} --trace",
+        "  replay: cargo run --release -p bftd-sim -- --nodes {}{real}{liar} --seed {seed} --trace",
         options.nodes
     );
 }
@@ -144,8 +157,9 @@ fn search(options: &Options, arguments: &Arguments) -> ExitCode {
         sum.virtual_us as f64 / 3.6e9
     );
     println!(
-        "{} messages, {} blocks executed, {} terms, {} crashes, {} of {} writes acknowledged, {} reads; settled after at most {:.1} s (seed {})",
+        "{} messages, {} refused, {} blocks executed, {} terms, {} crashes, {} of {} writes acknowledged, {} reads; settled after at most {:.1} s (seed {})",
         sum.messages,
+        sum.refused,
         sum.blocks,
         sum.terms,
         sum.crashes,

@@ -84,6 +84,12 @@ impl Disk {
         }
     }
 
+    /// Forgets what the replica's memory does not call committed any more, where an adversary has changed that.
+    pub fn forget_uncommitted(&mut self) {
+        let committed = self.durable.committed.as_ref().map_or(0, |it| it.certificate.block().index.0);
+        self.log.truncate(usize::try_from(committed).unwrap_or(usize::MAX));
+    }
+
     /// Committed blocks after an index, as the daemon's store serves them: ending with one that has a certificate, if
     /// any has.
     pub fn committed_after(&self, after: Index) -> Option<Blocks> {

@@ -6,8 +6,11 @@
 use std::collections::BTreeMap;
 
 use bftd_core::{ids::MemberId, limits::Timing, message::Message};
+use bftd_faults::Fault;
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
+
+use crate::Options;
 
 /// How one run goes.
 #[derive(Clone, Debug)]
@@ -52,27 +55,8 @@ pub(crate) struct Plan {
     pub one_way: bool,
     /// How far wall clocks are apart, either way.
     pub skew_ms: i64,
-    /// At most f.
-    pub liars: BTreeMap<MemberId, Lie>,
-}
-
-/// What the liar does.
-#[derive(Clone, Debug)]
-pub(crate) enum Lie {
-    /// Deceives some, and shows some the certificates that come of it.
-    Equivocate {
-        deceived: Vec<MemberId>,
-        shown: Vec<MemberId>,
-    },
-    /// Forgets its position towards some, and starts its terms low for them.
-    Forget {
-        deceived: Vec<MemberId>,
-    },
-    /// Votes for everything.
-    VoteTwice,
-    LowNewTerm,
-    ReadNothing,
-    ReadFarAhead,
+    /// At most f: what each does, and its seed.
+    pub liars: BTreeMap<MemberId, (Fault, u64)>,
 }
 
 /// A kind of message that matters to schedules.
@@ -126,7 +110,8 @@ impl Kind {
 }
 
 impl Plan {
-    pub fn draw(n: u8, f: usize, random: &mut ChaCha8Rng) -> Self {
+    pub fn draw(options: &Options, f: usize, random: &mut ChaCha8Rng) -> Self {
+        let n = options.nodes;
         let base = random.random_range(1..=4_u64) * 60_000;
         let timing = Timing {
             tick_us: 20_000,
@@ -149,18 +134,9 @@ impl Plan {
             }
             chosen
         };
-        let mut liars = BTreeMap::new();
-        if f > 0 && random.random_bool(0.4) {
-            for _ in 0..random.random_range(1..=f) {
-                let lie = draw_lie(n, random);
-                // One that leads early often, as most terms are early ones: the second who needs a term before.
-                let early = if matches!(lie, Lie::Forget { .. }) { 2 } else { 1 };
-                let id = if random.random_bool(0.5) { early } else { random.random_range(1..=n) };
-                liars.insert(MemberId(id), lie);
-            }
-        }
+        let liars = draw_liars(options, f, random);
         let mut partial = kinds(random, 0.6, (0.1, 0.9));
-        if liars.values().any(|lie| matches!(lie, Lie::Forget { .. })) && random.random_bool(0.7) {
+        if liars.values().any(|lie| matches!(lie, (Fault::Forget, _))) && random.random_bool(0.7) {
             // Its lies need members whose positions differ.
             partial = [Kind::Append, Kind::Certificate, Kind::Heartbeat].map(|kind| (kind, 0.8)).into();
         }
@@ -204,18 +180,27 @@ impl Plan {
     }
 }
 
-fn draw_lie(n: u8, random: &mut ChaCha8Rng) -> Lie {
-    let some = |random: &mut ChaCha8Rng| -> Vec<MemberId> {
-        (1..=n).map(MemberId).filter(|_| random.random_bool(0.55)).collect()
-    };
-    match random.random_range(0..14) {
-        0..6 => Lie::Equivocate { deceived: some(random), shown: some(random) },
-        6..10 => Lie::Forget { deceived: some(random) },
-        10 => Lie::VoteTwice,
-        11 => Lie::LowNewTerm,
-        12 => Lie::ReadNothing,
-        _ => Lie::ReadFarAhead,
+/// Nobody lies in many runs. Some lies need much else to go wrong: they are drawn more often.
+fn draw_liars(options: &Options, f: usize, random: &mut ChaCha8Rng) -> BTreeMap<MemberId, (Fault, u64)> {
+    let mut liars = BTreeMap::new();
+    let has_any = random.random_bool(0.6) || options.adversary.is_some();
+    if f == 0 || !has_any {
+        return liars;
     }
+    let all: Vec<_> = Fault::all().collect();
+    for number in 0..random.random_range(1..=f) {
+        let fault = match (number, options.adversary, random.random_range(0..10)) {
+            (0, Some(fault), _) => fault,
+            (_, _, 0) => Fault::Equivocate,
+            (_, _, 1) => Fault::Forget,
+            _ => all[random.random_range(0..all.len())],
+        };
+        // One that leads early often, as most terms are early ones: the second who needs a term before.
+        let early = if fault == Fault::Forget { 2 } else { 1 };
+        let id = if random.random_bool(0.5) { early } else { random.random_range(1..=options.nodes) };
+        liars.entry(MemberId(id)).or_insert((fault, random.next_u64()));
+    }
+    liars
 }
 
 /// A time between two bounds.

@@ -19,9 +19,7 @@ use bftd_core::{
     replica::Input,
     verify::Verifier,
 };
-use bftd_faults::{
-    Adversary, DoubleVoter, EquivocatingLeader, ForgetfulTermVoter, Liar, LowNewTerm, LyingReader, ReadLie,
-};
+use bftd_faults::{Liar, adversary};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
@@ -30,7 +28,7 @@ use crate::{
     Options, Report,
     event::{Event, Observer, Violation},
     node::Node,
-    plan::{Lie, Plan},
+    plan::{Plan, between},
     scheme::Scheme,
 };
 
@@ -42,6 +40,8 @@ const QUIET_US: u64 = 3_000_000;
 const ISOLATED_US: (u64, u64) = (20_000, 600_000);
 /// How much later a message comes that is overtaken by others.
 const STRAGGLING_US: (u64, u64) = (10_000, 400_000);
+/// At what intervals a liar restarts whose lie it is.
+const RELAPSE_US: (u64, u64) = (20_000, 600_000);
 /// How many keys there are.
 const KEYS: u32 = 2;
 /// When the world begins, on everybody's wall clock.
@@ -57,6 +57,8 @@ enum Next {
     Execute(MemberId, u64),
     Start(MemberId),
     Crash,
+    /// Of a liar whose lie it is, calm or not.
+    Relapse(MemberId),
     Cut,
     Mend,
     Write,
@@ -67,7 +69,7 @@ enum Next {
 pub(crate) struct World<'a> {
     members: Arc<Membership>,
     scheme: Scheme,
-    verifier: Verifier,
+    verifier: Arc<Verifier>,
     plan: Plan,
     random: ChaCha8Rng,
     now_us: u64,
@@ -91,18 +93,23 @@ impl<'a> World<'a> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let scheme = Scheme::new(options.nodes, options.ed25519);
         let members = Arc::new(membership(&scheme));
-        let plan = Plan::draw(options.nodes, members.f(), &mut random);
+        let plan = Plan::draw(options, members.f(), &mut random);
+        let verifier = Arc::new(Verifier::new(Arc::clone(&members), Arc::clone(&scheme.check)));
         let mut nodes = BTreeMap::new();
         for id in members.ids() {
-            let lie = plan.liars.get(&id);
-            let liar =
-                Liar { me: id, members: Arc::clone(&members), signer: Arc::clone(&scheme.signers[&id]) };
-            let adversary = lie.map(|lie| adversary(lie, liar));
+            let liar = Liar {
+                me: id,
+                members: Arc::clone(&members),
+                signer: Arc::clone(&scheme.signers[&id]),
+                verifier: Arc::clone(&verifier),
+                timing: plan.timing,
+            };
+            let adversary = plan.liars.get(&id).map(|(fault, seed)| adversary(*fault, liar, *seed));
             let skew_ms = random.random_range(-plan.skew_ms..=plan.skew_ms);
             nodes.insert(id, Node::new(id, &members, adversary, skew_ms));
         }
         Self {
-            verifier: Verifier::new(Arc::clone(&members), Arc::clone(&scheme.check)),
+            verifier,
             members,
             scheme,
             plan,
@@ -149,6 +156,10 @@ impl<'a> World<'a> {
             let at = self.random.random_range(0..self.plan.chaos_us);
             self.schedule(at, Next::Read);
         }
+        let restless = self.plan.liars.iter().filter(|(_, (fault, _))| fault.wants_restarts());
+        for id in restless.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.schedule(RELAPSE_US.0, Next::Relapse(id));
+        }
         self.schedule_fault(self.plan.crash_every_us, Next::Crash);
         self.schedule_fault(self.plan.cut_every_us, Next::Cut);
         self.schedule(self.plan.chaos_us, Next::Calm);
@@ -192,6 +203,7 @@ impl<'a> World<'a> {
         match next {
             Next::Tick(id) => {
                 self.schedule(self.plan.timing.tick_us, Next::Tick(id));
+                self.tick_adversary(id)?;
                 self.step(id, Input::Tick)
             }
             Next::Deliver(from, to, bytes) => self.deliver(from, to, &bytes),
@@ -205,6 +217,11 @@ impl<'a> World<'a> {
                     self.crash(id)?;
                 }
                 Ok(())
+            }
+            Next::Relapse(id) => {
+                let in_us = between(RELAPSE_US, &mut self.random);
+                self.schedule(in_us, Next::Relapse(id));
+                self.crash(id)
             }
             Next::Cut => {
                 if !self.is_calm {
@@ -286,8 +303,11 @@ impl<'a> World<'a> {
     }
 
     fn now(&self, id: MemberId) -> Now {
-        let skew_ms = self.nodes.get(&id).map_or(0, |node| node.skew_ms);
-        let unix_ms = (EPOCH_MS + self.now_us / 1000).saturating_add_signed(skew_ms);
+        let node = self.nodes.get(&id);
+        let skew_ms = node.map_or(0, |node| node.skew_ms);
+        let honest = (EPOCH_MS + self.now_us / 1000).saturating_add_signed(skew_ms);
+        let adversary = node.and_then(|node| node.adversary.as_ref());
+        let unix_ms = adversary.map_or(honest, |adversary| adversary.unix_ms(honest));
         Now { monotonic_us: self.now_us + 1, unix_ms }
     }
 }
@@ -307,23 +327,10 @@ fn membership(scheme: &Scheme) -> Membership {
     genesis.membership().expect("the simulated members form a cluster")
 }
 
-fn adversary(lie: &Lie, liar: Liar) -> Box<dyn Adversary> {
-    match lie {
-        Lie::Equivocate { deceived, shown } => {
-            Box::new(EquivocatingLeader::new(liar, deceived.clone(), shown.clone()))
-        }
-        Lie::Forget { deceived } => Box::new(ForgetfulTermVoter::new(liar, deceived.clone())),
-        Lie::VoteTwice => Box::new(DoubleVoter::new(liar)),
-        Lie::LowNewTerm => Box::new(LowNewTerm::new(liar)),
-        Lie::ReadNothing => Box::new(LyingReader::new(liar, ReadLie::Nothing)),
-        Lie::ReadFarAhead => Box::new(LyingReader::new(liar, ReadLie::FarAhead)),
-    }
-}
-
 /// Who of a seed's members follows the protocol.
 pub(crate) fn correct_members(options: &Options, seed: u64) -> BTreeSet<MemberId> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (members, _) = World::about(options);
-    let plan = Plan::draw(options.nodes, members.f(), &mut random);
+    let plan = Plan::draw(options, members.f(), &mut random);
     members.ids().filter(|id| !plan.liars.contains_key(id)).collect()
 }

@@ -39,6 +39,10 @@ impl World<'_> {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.replica.is_none() && !node.halted) else {
             return Ok(());
         };
+        if let (true, Some(adversary)) = (node.run > 0, &mut node.adversary) {
+            adversary.restart(&mut node.disk.durable);
+            node.disk.forget_uncommitted();
+        }
         let recovered = node.recover_state(&self.members);
         let durable = node.disk.durable.clone();
         let (correct, restart) = (node.is_correct(), node.run > 0);

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 
 use bftd_core::{
     ids::MemberId,
+    limits::MAX_MESSAGE,
     message::Message,
     replica::{Input, To},
     verify::Verified,
 };
+use bftd_faults::{Content, Parcel};
 use rand::RngExt;
 
 use super::{ISOLATED_US, Next, STRAGGLING_US, Step, World};
@@ -73,16 +75,30 @@ impl World<'_> {
         let Some(node) = self.nodes.get_mut(&from) else { return Ok(()) };
         let leaving = match &mut node.adversary {
             Some(adversary) => adversary.outgoing(to, message),
-            None => vec![message.clone()],
+            None => vec![Parcel::now(to, message.clone())],
         };
-        for message in leaving {
-            self.travel(from, to, &message, lost)?;
+        self.post(from, leaving, lost)
+    }
+
+    /// Lets an adversary do what it does as time passes.
+    pub(super) fn tick_adversary(&mut self, id: MemberId) -> Step {
+        let now = self.now(id);
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.replica.is_some()) else { return Ok(()) };
+        let leaving = node.adversary.as_mut().map_or_else(Vec::new, |adversary| adversary.tick(now));
+        self.post(id, leaving, false)
+    }
+
+    fn post(&mut self, from: MemberId, leaving: Vec<Parcel>, lost: bool) -> Step {
+        for Parcel { to, content, delay_us } in leaving {
+            match content {
+                Content::Message(message) => self.travel(from, to, &message, delay_us, lost)?,
+                Content::Bytes(bytes) => self.travel_as_bytes(from, to, bytes, delay_us),
+            }
         }
         Ok(())
     }
 
-    pub(super) fn travel(&mut self, from: MemberId, to: MemberId, message: &Message, lost: bool) -> Step {
-        self.report.messages += 1;
+    fn travel(&mut self, from: MemberId, to: MemberId, message: &Message, held_us: u64, lost: bool) -> Step {
         let kind = Kind::of(message);
         if let Some(node) = self.nodes.get(&from) {
             let durable = &node.disk.durable;
@@ -92,22 +108,36 @@ impl World<'_> {
             if self.draw_for(kind, |plan| &plan.crash_after) {
                 self.doomed.push(from);
             }
-            let is_lost = self.random.random_bool(self.plan.loss)
-                || self.plan.lossy_links.contains(&(from, to)) && self.draw_for(kind, |plan| &plan.kind_loss);
-            if lost || is_lost || self.cut.contains(&(from, to)) {
+            if self.plan.lossy_links.contains(&(from, to)) && self.draw_for(kind, |plan| &plan.kind_loss)
+                || lost
+            {
+                self.report.messages += 1;
                 return Ok(());
             }
+        }
+        self.travel_as_bytes(from, to, message.encode(), held_us);
+        Ok(())
+    }
+
+    fn travel_as_bytes(&mut self, from: MemberId, to: MemberId, bytes: Vec<u8>, held_us: u64) {
+        self.report.messages += 1;
+        // No transport lets a frame through that is larger than any message.
+        if bytes.len() > MAX_MESSAGE {
+            self.report.refused += 1;
+            return;
+        }
+        if !self.is_calm && (self.random.random_bool(self.plan.loss) || self.cut.contains(&(from, to))) {
+            return;
         }
         let copies = if self.random.random_bool(self.plan.duplication) { 2 } else { 1 };
         let bounds = if self.is_calm { (50, 1_000) } else { self.plan.delay_us };
         for _ in 0..copies {
-            let mut delay_us = between(bounds, &mut self.random);
+            let mut delay_us = held_us + between(bounds, &mut self.random);
             if !self.is_calm && self.random.random_bool(self.plan.straggling) {
                 delay_us += between(STRAGGLING_US, &mut self.random);
             }
-            self.schedule(delay_us, Next::Deliver(from, to, message.encode()));
+            self.schedule(delay_us, Next::Deliver(from, to, bytes.clone()));
         }
-        Ok(())
     }
 
     pub(super) fn deliver(&mut self, from: MemberId, to: MemberId, bytes: &[u8]) -> Step {
@@ -115,24 +145,32 @@ impl World<'_> {
         if !is_running {
             return Ok(());
         }
-        let message = Message::decode(bytes).expect("what was encoded can be decoded");
-        match self.verifier.verify(message) {
-            Ok(message) => {
-                self.observe(&Event::Delivered { from, to, message: &message })?;
-                let extra = match self.nodes.get_mut(&to).and_then(|node| node.adversary.as_mut()) {
-                    Some(adversary) => adversary.incoming(from, &message),
-                    None => Vec::new(),
-                };
-                for (receiver, message) in extra {
-                    self.travel(to, receiver, &message, false)?;
-                }
-                self.step(to, Input::Message(from, message))
-            }
-            Err(why) if self.nodes.get(&from).is_some_and(Node::is_correct) => {
-                let what = format!("sent a message that is refused: {why}");
-                self.observe(&Event::InvariantBroken { node: from, what: &what })
-            }
-            Err(_) => Ok(()),
+        let message = match Message::decode(bytes) {
+            Ok(message) => message,
+            Err(why) => return self.refuse(from, &why.to_string()),
+        };
+        let message = match self.verifier.verify(message) {
+            Ok(message) => message,
+            Err(why) => return self.refuse(from, &why.to_string()),
+        };
+        self.observe(&Event::Delivered { from, to, message: &message })?;
+        let Some(node) = self.nodes.get_mut(&to) else { return Ok(()) };
+        let mut hears = true;
+        if let Some(adversary) = &mut node.adversary {
+            hears = adversary.hears(from, &message);
+            let leaving = adversary.incoming(from, &message);
+            self.post(to, leaving, false)?;
         }
+        if hears { self.step(to, Input::Message(from, message)) } else { Ok(()) }
+    }
+
+    /// A message is of no use: who sent it is a liar, or there is a bug.
+    fn refuse(&mut self, from: MemberId, why: &str) -> Step {
+        self.report.refused += 1;
+        if !self.nodes.get(&from).is_some_and(Node::is_correct) {
+            return Ok(());
+        }
+        let what = format!("sent a message that is refused: {why}");
+        self.observe(&Event::InvariantBroken { node: from, what: &what })
     }
 }

@@ -7,29 +7,31 @@
 //! certify is shown to all.
 //!
 //! Every message passes a verifier: the lies are in what is reported and in what is chosen.
+//!
+//! Defence: whatever quorum of TermVotes is chosen, one of them is of a correct member that signed the Commit votes
+//! before (ARCHITECTURE.md, *Why it is safe*, b).
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bftd_core::{
     ballot::TermVote,
-    block::{Block, BlockRef, Executed, Proposal},
+    block::{BlockRef, Executed},
     certificate::Certificate,
-    crypto::Digest,
     ids::{Index, MemberId, Term},
     kv,
     message::{Append, EnterTerm, Message, NewTerm},
 };
 
-use crate::{Adversary, Liar, tally::Tally};
+use crate::{Adversary, Liar, Parcel, chance::Chance, forged_chain::ForgedChain};
 
-/// How many forged blocks are remembered, and TermVotes of how many terms. Runs are short.
+/// The TermVotes of how many terms are remembered, and how many starts. Runs are short.
 const REMEMBERED: usize = 256;
 
 /// How often a NewTerm is withheld from the deceived while TermVotes are missing.
 const WITHHELD: u32 = 6;
 
 /// See the module's header.
-pub struct ForgetfulTermVoter {
+pub(crate) struct Forget {
     liar: Liar,
     /// Who gets the low TermVotes and NewTerms.
     deceived: Vec<MemberId>,
@@ -37,30 +39,27 @@ pub struct ForgetfulTermVoter {
     reported: BTreeMap<Term, BTreeMap<MemberId, Arc<EnterTerm>>>,
     /// Where the liar's terms start for the deceived, where that is another block than for the others.
     starts: BTreeMap<Term, (BlockRef, BlockRef)>,
-    /// Honest digest → forged block.
-    forged: BTreeMap<Digest, Arc<Block>>,
-    tally: Tally,
+    chain: ForgedChain,
     /// The newest own term whose NewTerm was withheld, and how often.
     withheld: (Term, u32),
 }
 
-impl ForgetfulTermVoter {
-    /// A liar of this kind, and who is lied to.
-    pub fn new(liar: Liar, deceived: Vec<MemberId>) -> Self {
+impl Forget {
+    pub fn new(liar: Liar, mut chance: Chance) -> Self {
+        let deceived = chance.some(&liar);
         Self {
             liar,
             deceived,
             reported: BTreeMap::new(),
             starts: BTreeMap::new(),
-            forged: BTreeMap::new(),
-            tally: Tally::default(),
+            chain: ForgedChain::default(),
             withheld: (Term(0), 0),
         }
     }
 
     /// The same TermVote, but with no position.
     fn forget(&self, enter: &EnterTerm) -> EnterTerm {
-        let Liar { me, members, signer } = &self.liar;
+        let Liar { me, members, signer, .. } = &self.liar;
         let vote = TermVote::sign(members.cluster(), enter.vote.epoch, enter.vote.term, None, *me, &**signer);
         EnterTerm { vote, position: None, suspects: enter.suspects.clone() }
     }
@@ -103,37 +102,28 @@ impl ForgetfulTermVoter {
 
     /// An empty block on the lower start, in the place of an honest one.
     fn forge(&mut self, append: &Append) -> Option<Append> {
-        let mut header = append.block.header().clone();
-        let (honest, low) = *self.starts.get(&header.term)?;
-        let honest_digest = append.block.digest();
-        if !self.forged.contains_key(&honest_digest) {
-            header.parent = if header.parent == honest.digest {
-                low.digest
-            } else {
-                self.forged.get(&header.parent)?.digest()
-            };
-            header.index = Index((header.index.0 + low.index.0).checked_sub(honest.index.0)?);
+        let (honest, low) = *self.starts.get(&append.block.header().term)?;
+        let parent = append.block.header().parent;
+        let has_parent = parent == honest.digest || self.chain.get(&parent).is_some();
+        let block = self.chain.in_place_of(&append.block, |header| {
+            if parent == honest.digest {
+                (header.parent, header.index) = (low.digest, low.index.next());
+            }
             if header.executed.index > low.index {
                 header.executed = Executed { index: Index(0), state: kv::empty_state() };
             }
-            header.batches = Block::batches_digest(&[]);
-            if self.forged.len() >= REMEMBERED {
-                return None;
-            }
-            self.forged.insert(honest_digest, Arc::new(Block::new(header, Vec::new())));
-        }
-        let block = Arc::clone(self.forged.get(&honest_digest)?);
-        let signature = self.liar.signer.sign(&Proposal::signed_bytes(block.header()));
-        Some(Append { block, signature, certificates: append.certificates.clone() })
+            has_parent.then(Vec::new)
+        })?;
+        Some(self.liar.append(block, append.certificates.clone()))
     }
 }
 
-impl Adversary for ForgetfulTermVoter {
-    fn outgoing(&mut self, to: MemberId, message: &Message) -> Vec<Message> {
+impl Adversary for Forget {
+    fn outgoing(&mut self, to: MemberId, message: &Message) -> Vec<Parcel> {
         let is_deceived = self.deceived.contains(&to);
-        match message {
+        let shown = match message {
             Message::EnterTerm(enter) if is_deceived && enter.vote.signer == self.liar.me => {
-                vec![Message::EnterTerm(Arc::new(self.forget(enter)))]
+                Message::EnterTerm(Arc::new(self.forget(enter)))
             }
             Message::NewTerm(new_term)
                 if is_deceived && self.liar.members.leader(new_term.term) == self.liar.me =>
@@ -142,26 +132,29 @@ impl Adversary for ForgetfulTermVoter {
                     return Vec::new();
                 }
                 let shown = self.lower(new_term).map_or_else(|| Arc::clone(new_term), Arc::new);
-                vec![Message::NewTerm(shown)]
+                Message::NewTerm(shown)
             }
             Message::Append(append) if is_deceived => {
                 let mut shown = self.forge(append).unwrap_or_else(|| append.clone());
                 shown.certificates.prepared = None;
-                vec![Message::Append(shown)]
+                Message::Append(shown)
             }
             Message::Heartbeat(heartbeat) if is_deceived => {
                 let mut shown = heartbeat.clone();
                 shown.certificates.prepared = None;
-                vec![Message::Heartbeat(shown)]
+                Message::Heartbeat(shown)
             }
-            Message::Certificate(certificate) if is_deceived && !certificate.is_commit() => Vec::new(),
+            Message::Certificate(certificate) if is_deceived && !certificate.is_commit() => {
+                return Vec::new();
+            }
             // A liar does not accuse itself.
-            Message::Evidence(_) => Vec::new(),
-            other => vec![other.clone()],
-        }
+            Message::Evidence(_) => return Vec::new(),
+            other => other.clone(),
+        };
+        vec![Parcel::now(to, shown)]
     }
 
-    fn incoming(&mut self, _from: MemberId, message: &Message) -> Vec<(MemberId, Message)> {
+    fn incoming(&mut self, _from: MemberId, message: &Message) -> Vec<Parcel> {
         match message {
             Message::EnterTerm(enter) if self.reported.len() < REMEMBERED => {
                 if enter.vote.signer != self.liar.me {
@@ -170,13 +163,10 @@ impl Adversary for ForgetfulTermVoter {
                 }
                 Vec::new()
             }
-            Message::Vote(vote)
-                if self.forged.values().any(|block| block.digest() == vote.ballot.block.digest) =>
-            {
-                let Some(certificate) = self.tally.add(&self.liar, vote) else { return Vec::new() };
-                let message = Message::Certificate(Arc::new(certificate));
-                let others = self.liar.members.ids().filter(|id| *id != self.liar.me);
-                others.map(|member| (member, message.clone())).collect()
+            Message::Vote(vote) => {
+                let certificate = self.chain.gather(&self.liar, vote);
+                certificate
+                    .map_or_else(Vec::new, |it| self.liar.to_others(&Message::Certificate(Arc::new(it))))
             }
             _ => Vec::new(),
         }

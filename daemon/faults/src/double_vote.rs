@@ -1,0 +1,39 @@
+//! Votes for every block that it is shown, at once and with both ballots: whatever it voted for before, whatever the
+//! block says, and without a Prepare certificate for the Commit vote. It is what an equivocating leader needs as an ally.
+//!
+//! Defence: a certificate takes more correct members' votes than two conflicting blocks can both get.
+
+use bftd_core::{ballot::BallotKind, ids::MemberId, message::Message};
+
+use crate::{Adversary, Liar, Parcel};
+
+/// See the module's header.
+pub(crate) struct DoubleVote {
+    liar: Liar,
+}
+
+impl DoubleVote {
+    pub fn new(liar: Liar) -> Self {
+        Self { liar }
+    }
+}
+
+impl Adversary for DoubleVote {
+    fn outgoing(&mut self, to: MemberId, message: &Message) -> Vec<Parcel> {
+        match message {
+            // A proof against the ally is of no use to it.
+            Message::Evidence(_) => Vec::new(),
+            other => vec![Parcel::now(to, other.clone())],
+        }
+    }
+
+    fn incoming(&mut self, _from: MemberId, message: &Message) -> Vec<Parcel> {
+        let Message::Append(append) = message else { return Vec::new() };
+        let block = append.block.reference();
+        let leader = self.liar.members.leader(block.term);
+        [BallotKind::Prepare, BallotKind::Commit]
+            .map(|kind| self.liar.vote(self.liar.ballot(kind, block)))
+            .map(|vote| Parcel::now(leader, Message::Vote(vote)))
+            .into()
+    }
+}
