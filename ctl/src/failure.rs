@@ -93,7 +93,9 @@ impl Failure {
             Error::Failed(refused) => match refused {
                 Refused::NoQuorum { .. } => Code::NoQuorum,
                 Refused::Refused(_) => Code::Usage,
-                Refused::Denied(_) => Code::Denied,
+                Refused::Denied(_) | Refused::FaultsDisabled { .. } => Code::Denied,
+                Refused::UnknownFault(_) | Refused::BeyondF { .. } | Refused::NoSuchMember(_) => Code::Usage,
+                Refused::MemberSilent(_) => Code::Unreachable,
                 Refused::Uninitialised => Code::Uninitialised,
                 Refused::Stopping => Code::Unreachable,
                 Refused::Busy | Refused::Protocol(_) | Refused::Internal(_) => Code::Other,
@@ -195,6 +197,16 @@ impl Failure {
                 .detail("n", *n)
                 .detail("needed", *needed),
             Refused::Refused(_) | Refused::Denied(_) => failure,
+            Refused::FaultsDisabled { .. } => failure.next(
+                "write `enabled = true` under [faults] in that member's bftd.toml, and restart its daemon; not where \
+                 data matters",
+            ),
+            Refused::UnknownFault(_) => failure.next("bftctl inject fault --help"),
+            Refused::BeyondF { .. } => failure
+                .cause("with that many liars the cluster may stop, and must not be trusted")
+                .next("bftctl inject clear ends the other faults; --beyond-f does it all the same"),
+            Refused::NoSuchMember(_) => failure.next("bftctl status lists the members"),
+            Refused::MemberSilent(_) => failure.next("bftctl status shows whether its daemon runs"),
             Refused::Uninitialised => failure.next("bftctl init or bftctl join"),
             Refused::Stopping => failure.next("bftctl status"),
             Refused::Protocol(_) => failure.next("use the bftctl that came with that daemon"),

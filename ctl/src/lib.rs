@@ -3,7 +3,7 @@
 //! - [args](command): every command and flag, from which help, completions and man pages come.
 //! - `failure`: exit codes, and errors that say what happened, why, and what to do next.
 //! - `session`: which daemon to talk to, and the connections to it.
-//! - `kv`, `status`, `evidence`, `bench`, `dev`, `contexts`, `shell`: one module a family of commands.
+//! - `kv`, `status`, `inject`, `evidence`, `bench`, `dev`, `contexts`, `shell`: one module a family of commands.
 //! - `render`: data to stdout as a table, as JSON or as bare values; words to stderr.
 
 mod args;
@@ -12,6 +12,7 @@ mod contexts;
 mod dev;
 mod evidence;
 mod failure;
+mod inject;
 mod kv;
 mod render;
 mod session;
@@ -68,6 +69,7 @@ async fn run(command: Command, session: &mut Session) -> Result<Code, Ended> {
         Command::Ls(ls) => ls.run(session).await,
         Command::Del(del) => del.run(session).await,
         Command::Status(status) => status.run(session).await,
+        Command::Inject(inject) => inject.run(session).await,
         Command::Evidence(evidence) => evidence.run(session).await,
         Command::Bench(bench) => bench.run(session).await,
         Command::Dev(dev) => dev.run(session).await,

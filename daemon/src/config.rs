@@ -20,6 +20,9 @@ pub struct Config {
     /// How it is managed.
     #[serde(default)]
     pub admin: AdminConfig,
+    /// Whether it may be made to misbehave.
+    #[serde(default)]
+    pub faults: FaultsConfig,
 }
 
 /// The section `[node]`.
@@ -43,6 +46,15 @@ pub struct AdminConfig {
     /// The Unix socket for `bftctl`.
     #[serde(default = "default_socket")]
     pub socket: PathBuf,
+}
+
+/// The section `[faults]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultsConfig {
+    /// Whether `bftctl inject` of any member's operator may make this daemon misbehave. Not where data matters.
+    #[serde(default)]
+    pub enabled: bool,
 }
 
 impl Default for AdminConfig {
@@ -149,7 +161,8 @@ impl Config {
         let Some(section) = section.as_table_mut() else {
             return Err(fail("names no section".to_owned()));
         };
-        section.insert(key.to_owned(), value.into());
+        let value = value.parse::<bool>().map_or_else(|_| toml::Value::from(value), toml::Value::from);
+        section.insert(key.to_owned(), value);
         table.try_into().map_err(|error: toml::de::Error| fail(error.message().to_owned()))
     }
 

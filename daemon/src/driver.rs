@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     execute::{Executor, Waiting},
+    faults::Faults,
     peers::{Frame, Peers},
     store::{LogReader, LogWriter, StoreError},
     transport::{Lane, Transport},
@@ -111,6 +112,7 @@ pub struct Driver {
     transport: Arc<Transport>,
     status: watch::Sender<Status>,
     peers: Arc<Peers>,
+    faults: Arc<Faults>,
     evidence: watch::Sender<Vec<Evidence>>,
 
     /// Records emitted, and records durable: numbered from 1.
@@ -182,6 +184,8 @@ pub struct Parts {
     pub status: watch::Sender<Status>,
     /// What is known of the other members.
     pub peers: Arc<Peers>,
+    /// The faults injected here.
+    pub faults: Arc<Faults>,
     /// Where the driver shows the proofs of misbehaviour.
     pub evidence: watch::Sender<Vec<Evidence>>,
 }
@@ -201,6 +205,7 @@ impl Driver {
             transport,
             status,
             peers,
+            faults,
             evidence,
         } = parts;
         Self {
@@ -215,6 +220,7 @@ impl Driver {
             transport,
             status,
             peers,
+            faults,
             evidence,
             emitted: 0,
             durable: 0,
@@ -275,6 +281,9 @@ impl Driver {
                 _ = tick.tick() => {
                     self.step(Input::Tick);
                     self.log.flush();
+                    if self.faults.any() {
+                        self.faults.dispatch(&self.transport, self.faults.tick(self.clock.now()));
+                    }
                 }
                 count = events.recv_many(&mut taken, AT_ONCE), if !is_full => {
                     if count == 0 {
@@ -291,12 +300,21 @@ impl Driver {
     }
 
     fn step(&mut self, input: Input) {
-        self.replica.step(self.clock.now(), input);
+        self.replica.step(self.faults.clock(self.clock.now()), input);
     }
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Message(from, message) => self.step(Input::Message(from, message)),
+            Event::Message(from, message) => {
+                if self.faults.any() {
+                    let (hears, parcels) = self.faults.incoming(from, &message);
+                    self.faults.dispatch(&self.transport, parcels);
+                    if !hears {
+                        return;
+                    }
+                }
+                self.step(Input::Message(from, message));
+            }
             Event::Change(request, client) => {
                 if self.queue.len() >= QUEUED_REQUESTS || self.queued_bytes + request.len() > QUEUED_BYTES {
                     // The client may have gone away: then nobody wants to know.
@@ -429,8 +447,7 @@ impl Driver {
                     if let Some(run) = run {
                         let certificate = run.certificate.clone();
                         let blocks = Blocks { blocks: run.blocks, certificate };
-                        let frame = Frame::of_message(&Message::Blocks(blocks));
-                        self.transport.send(to, Lane::Bulk, frame);
+                        self.leave(To::Member(to), &Message::Blocks(blocks));
                     }
                 }
                 Effect::Other(Output::Halt(halt)) => return Err(DriverError::Halted(halt)),
@@ -446,8 +463,23 @@ impl Driver {
             self.loopback.push_back(message);
             return;
         }
+        self.leave(to, &message);
+    }
+
+    /// Sends to others, unless this daemon has been made to lie.
+    fn leave(&self, to: To, message: &Message) {
+        if self.faults.any() {
+            let to = match to {
+                To::Member(member) => vec![member],
+                To::Others => self.others.clone(),
+            };
+            for member in to {
+                self.faults.dispatch(&self.transport, self.faults.outgoing(member, message));
+            }
+            return;
+        }
         let lane = if message.is_bulk() { Lane::Bulk } else { Lane::Votes };
-        let frame = Frame::of_message(&message);
+        let frame = Frame::of_message(message);
         match to {
             To::Member(member) => self.transport.send(member, lane, frame),
             To::Others => {

@@ -4,8 +4,10 @@
 
 pub mod admin;
 pub mod config;
+pub mod control;
 pub mod driver;
 pub mod execute;
+pub mod faults;
 pub mod identity;
 pub mod node;
 pub mod peers;

@@ -16,18 +16,20 @@ use bftd_core::{
     replica::{Replica, Setup},
     verify::Verifier,
 };
+use bftd_faults::Liar;
 use bytes::Bytes;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
     time,
 };
 
 use crate::{
     admin::{AdminError, AdminServer},
     config::Config,
+    control::Control,
     driver::{Clock, Driver, DriverError, EVENTS, Event, Internal, Parts},
     execute::Executor,
+    faults::Faults,
     identity::{Identity, IdentityError},
     peers::{Frame, Peers, Progress, TELL_EVERY},
     service::NodeService,
@@ -154,7 +156,17 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     let (evidence_sender, evidence) = watch::channel(replica.evidence().cloned().collect());
     let (events, event_receiver) = mpsc::channel(EVENTS);
     let (internal, internal_receiver) = mpsc::unbounded_channel();
-    let peers = Arc::new(Peers::new(&members));
+    let peers = Arc::new(Peers::new(me, &members));
+    let verifier = Arc::new(Verifier::new(Arc::clone(&members), Arc::new(Ed25519)));
+    let liar = Liar {
+        me,
+        members: Arc::clone(&members),
+        signer: identity.signer(),
+        verifier: Arc::clone(&verifier),
+        timing,
+    };
+    let faults = Arc::new(Faults::new(liar, config.faults.enabled));
+    let control = Arc::new(Control::new(me, Arc::clone(&faults)));
 
     let reporter = internal.clone();
     let report = Box::new(move |durable| {
@@ -165,21 +177,32 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     let executor = Executor::start(me, state, internal).map_err(NodeError::Thread)?;
     let executed_ms = executor.executed_ms();
     let inbound = Arc::new(Inbound {
-        verifier: Verifier::new(Arc::clone(&members), Arc::new(Ed25519)),
+        verifier,
         peers: Arc::clone(&peers),
+        control: Arc::clone(&control),
         events: events.clone(),
     });
     let transport_config = TransportConfig { me, members: Arc::clone(&members), listen };
     let transport = Arc::new(Transport::start(transport_config, &identity, inbound).await?);
+    control.connect(Arc::clone(&transport));
     let others: Vec<_> = members.ids().filter(|id| *id != me).collect();
     tracing::info!(cluster = genesis.name, node = me.0, %listen, socket = %config.admin.socket.display(), "started");
 
-    let telling = tell_progress(Arc::clone(&transport), others.clone(), status.clone());
+    let telling = Telling {
+        transport: Arc::clone(&transport),
+        others: others.clone(),
+        status: status.clone(),
+        peers: Arc::clone(&peers),
+        faults: Arc::clone(&faults),
+    };
+    let telling = tokio::spawn(telling.run());
     let service = NodeService {
         me,
         genesis,
         members,
         peers: Arc::clone(&peers),
+        faults: Arc::clone(&faults),
+        control,
         status,
         evidence,
         events,
@@ -198,7 +221,8 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
         executor,
         transport: Arc::clone(&transport),
         status: status_sender,
-        peers: Arc::clone(&peers),
+        peers,
+        faults,
         evidence: evidence_sender,
     };
     let driver = tokio::spawn(Driver::new(parts).run(event_receiver, internal_receiver, stop.clone()));
@@ -258,8 +282,9 @@ fn open_state(
 
 /// Takes frames from the transport: decodes and verifies them beside the driver, and counts who sends what.
 struct Inbound {
-    verifier: Verifier,
+    verifier: Arc<Verifier>,
     peers: Arc<Peers>,
+    control: Arc<Control>,
     events: mpsc::Sender<Event>,
 }
 
@@ -268,6 +293,14 @@ impl Deliver for Inbound {
         let verified = match Frame::decode(&frame) {
             Ok(Frame::Progress(progress)) => {
                 self.peers.hear(from, progress);
+                return;
+            }
+            Ok(Frame::Ask(number, change)) => {
+                self.control.on_ask(from, number, &change);
+                return;
+            }
+            Ok(Frame::Answer(number, result)) => {
+                self.control.on_answer(from, number, result);
                 return;
             }
             Ok(Frame::Message(message)) => {
@@ -294,29 +327,35 @@ impl Deliver for Inbound {
 }
 
 /// Tells the other members how far this one is, for their `status`.
-fn tell_progress(
+struct Telling {
     transport: Arc<Transport>,
     others: Vec<MemberId>,
     status: watch::Receiver<bftd_core::replica::Status>,
-) -> JoinHandle<()> {
-    tokio::spawn(async move {
+    peers: Arc<Peers>,
+    faults: Arc<Faults>,
+}
+
+impl Telling {
+    async fn run(self) {
         let mut every = time::interval(TELL_EVERY);
         loop {
             every.tick().await;
             let progress = {
-                let status = status.borrow();
+                let status = self.status.borrow();
                 Progress {
                     term: status.term.0,
                     prepared: status.prepared.0,
                     committed: status.committed.index.0,
                     executed: status.executed.index.0,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
+                    faults: self.faults.names(),
                 }
             };
             let frame = Frame::of_progress(&progress);
-            for other in &others {
-                transport.send(*other, Lane::Votes, frame.clone());
+            for other in &self.others {
+                self.peers.cut(*other, self.faults.is_cut(*other));
+                self.transport.send(*other, Lane::Votes, frame.clone());
             }
         }
-    })
+    }
 }

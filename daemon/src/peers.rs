@@ -8,18 +8,21 @@ use std::{
     collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use bftd_client::protocol::FaultChange;
 use bftd_core::{
     ids::MemberId,
     membership::Membership,
     message::{Malformed, Message},
 };
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::control::Changed;
 
 /// How often a daemon tells its peers how far it is.
 pub const TELL_EVERY: Duration = Duration::from_millis(500);
@@ -39,6 +42,16 @@ pub struct Progress {
     pub executed: u64,
     /// Its program's version.
     pub version: String,
+    /// The faults injected there.
+    pub faults: Vec<String>,
+}
+
+impl Progress {
+    /// Whether it is short enough to be kept.
+    fn is_bounded(&self) -> bool {
+        let is_short = |text: &String| text.len() <= 64;
+        is_short(&self.version) && self.faults.len() <= 8 && self.faults.iter().all(is_short)
+    }
 }
 
 /// A frame between daemons.
@@ -48,10 +61,18 @@ pub enum Frame {
     Message(Box<Message>),
     /// For `status`.
     Progress(Progress),
+    /// An operator elsewhere wants faults of this daemon changed; with a number for the answer.
+    Ask(u64, FaultChange),
+    /// What came of it.
+    Answer(u64, Changed),
 }
 
 const MESSAGE: u8 = 0;
 const PROGRESS: u8 = 1;
+const ASK: u8 = 2;
+const ANSWER: u8 = 3;
+/// The largest frame of the last three kinds, in bytes.
+const MAX_SMALL: usize = 4096;
 
 impl Frame {
     /// A consensus message as a frame.
@@ -64,6 +85,16 @@ impl Frame {
         encode(PROGRESS, progress)
     }
 
+    /// A question as a frame.
+    pub fn of_ask(number: u64, change: &FaultChange) -> Bytes {
+        encode(ASK, &(number, change))
+    }
+
+    /// An answer as a frame.
+    pub fn of_answer(number: u64, result: &Changed) -> Bytes {
+        encode(ANSWER, &(number, result))
+    }
+
     /// The frame in some bytes.
     ///
     /// # Errors
@@ -71,12 +102,24 @@ impl Frame {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         match bytes.split_first() {
             Some((&MESSAGE, rest)) => Message::decode(rest).map(|message| Self::Message(Box::new(message))),
-            Some((&PROGRESS, rest)) => match postcard::take_from_bytes::<Progress>(rest) {
-                Ok((progress, [])) if progress.version.len() <= 64 => Ok(Self::Progress(progress)),
-                _ => Err(Malformed),
-            },
+            Some((&PROGRESS, rest)) => {
+                small(rest).filter(Progress::is_bounded).map(Self::Progress).ok_or(Malformed)
+            }
+            Some((&ASK, rest)) => {
+                small(rest).map(|(number, change)| Self::Ask(number, change)).ok_or(Malformed)
+            }
+            Some((&ANSWER, rest)) => {
+                small(rest).map(|(number, result)| Self::Answer(number, result)).ok_or(Malformed)
+            }
             _ => Err(Malformed),
         }
+    }
+}
+
+fn small<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) if bytes.len() <= MAX_SMALL => Some(value),
+        _ => None,
     }
 }
 
@@ -87,6 +130,7 @@ fn encode<T: Serialize>(kind: u8, value: &T) -> Bytes {
 /// What is known of each peer.
 #[derive(Debug)]
 pub struct Peers {
+    me: MemberId,
     peers: BTreeMap<MemberId, Peer>,
 }
 
@@ -95,12 +139,14 @@ struct Peer {
     correct: AtomicU64,
     corrupt: AtomicU64,
     heard: Mutex<Option<(Instant, Progress)>>,
+    /// Whether an injected fault here keeps it away.
+    is_cut: AtomicBool,
 }
 
 impl Peers {
     /// Nothing is known yet of the members.
-    pub fn new(members: &Membership) -> Self {
-        Self { peers: members.ids().map(|id| (id, Peer::default())).collect() }
+    pub fn new(me: MemberId, members: &Membership) -> Self {
+        Self { me, peers: members.ids().map(|id| (id, Peer::default())).collect() }
     }
 
     /// A message of a peer has passed every check, or has not. Answers how many have not.
@@ -132,20 +178,44 @@ impl Peers {
         }
     }
 
-    /// What a peer said last, and whether that is recent enough to call it reachable.
+    /// A peer's faults have changed just now.
+    pub fn hear_faults(&self, from: MemberId, faults: Vec<String>) {
+        if let Some(peer) = self.peers.get(&from)
+            && let Some((_, progress)) = &mut *peer.heard.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            progress.faults = faults;
+        }
+    }
+
+    /// Injected faults here keep a peer away, or no longer.
+    pub fn cut(&self, id: MemberId, is_cut: bool) {
+        if let Some(peer) = self.peers.get(&id) {
+            peer.is_cut.store(is_cut, Ordering::Relaxed);
+        }
+    }
+
+    /// What a peer said last, and whether that is recent enough to call it reachable. One whose faults keep it away from
+    /// here is not.
     pub fn progress(&self, id: MemberId) -> (bool, Progress) {
+        let is_cut = self.peers.get(&id).is_some_and(|peer| peer.is_cut.load(Ordering::Relaxed));
         let heard = self
             .peers
             .get(&id)
             .and_then(|peer| peer.heard.lock().unwrap_or_else(PoisonError::into_inner).clone());
         heard.map_or((false, Progress::default()), |(at, progress)| {
-            (at.elapsed() < UNREACHABLE_AFTER, progress)
+            let is_away = is_cut || progress.faults.iter().any(|fault| self.keeps_away(fault));
+            (at.elapsed() < UNREACHABLE_AFTER && !is_away, progress)
         })
     }
 
+    /// Whether a peer's fault keeps its messages from this daemon.
+    fn keeps_away(&self, fault: &str) -> bool {
+        fault == "offline" || fault == "silent" || fault == format!("link={}", self.me)
+    }
+
     /// How many members are reachable, this one included.
-    pub fn reachable(&self, me: MemberId) -> usize {
-        self.peers.keys().filter(|id| **id == me || self.progress(**id).0).count()
+    pub fn reachable(&self) -> usize {
+        self.peers.keys().filter(|id| **id == self.me || self.progress(**id).0).count()
     }
 }
 
@@ -156,7 +226,8 @@ mod tests {
 
     #[test]
     fn frames_are_what_they_were_and_nothing_else_is_a_frame() {
-        let progress = Progress { term: 3, version: "0.1.0".into(), ..Progress::default() };
+        let faults = vec!["malicious".to_owned()];
+        let progress = Progress { term: 3, version: "0.1.0".into(), faults, ..Progress::default() };
         let bytes = Frame::of_progress(&progress);
         assert!(matches!(Frame::decode(&bytes).unwrap(), Frame::Progress(found) if found == progress));
         let mut longer = bytes.to_vec();

@@ -9,7 +9,8 @@ use std::{
 };
 
 use bftd_client::protocol::{
-    Accusation, At, ClusterStatus, Consistency, Failure, Health, MemberStatus, Request, Response, Status,
+    Accusation, At, ClusterStatus, Consistency, Failure, FaultChange, Health, MemberStatus, Request,
+    Response, Status,
 };
 use bftd_core::{
     evidence::Evidence,
@@ -22,7 +23,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     admin::{PeerCredentials, Service},
+    control::Control,
     driver::Event,
+    faults::Faults,
     peers::Peers,
     state::StateReader,
 };
@@ -37,6 +40,10 @@ pub struct NodeService {
     pub members: Arc<Membership>,
     /// What is known of them.
     pub peers: Arc<Peers>,
+    /// The faults injected here.
+    pub faults: Arc<Faults>,
+    /// The way to other members' daemons.
+    pub control: Arc<Control>,
     /// The replica, as the driver shows it.
     pub status: watch::Receiver<replica::Status>,
     /// The proofs of misbehaviour, as the driver shows them.
@@ -50,12 +57,15 @@ pub struct NodeService {
 }
 
 impl Service for NodeService {
-    async fn handle(&self, _peer: PeerCredentials, request: Request) -> Response {
+    async fn handle(&self, peer: PeerCredentials, request: Request) -> Response {
         let result = match request {
             Request::Execute(operation) => self.execute(&operation).await,
             Request::Query { query, consistency } => self.query(query, consistency).await,
             Request::Status => Ok(Response::Status(Box::new(self.status()))),
             Request::Evidence => Ok(Response::Evidence(self.accusations())),
+            Request::Inject { node, change, beyond_f } => {
+                self.inject(peer, MemberId(node), &change, beyond_f).await
+            }
         };
         result.unwrap_or_else(Response::Failed)
     }
@@ -108,7 +118,7 @@ impl NodeService {
 
     /// Refuses at once what can't succeed, before anything is sent.
     fn require_quorum(&self) -> Result<(), Failure> {
-        let (reachable, needed) = (self.peers.reachable(self.me), self.members.quorum());
+        let (reachable, needed) = (self.peers.reachable(), self.members.quorum());
         if reachable >= needed {
             return Ok(());
         }
@@ -152,6 +162,37 @@ impl NodeService {
         Status { cluster, me: self.me.0, members, hints }
     }
 
+    async fn inject(
+        &self,
+        peer: PeerCredentials,
+        node: MemberId,
+        change: &FaultChange,
+        beyond_f: bool,
+    ) -> Result<Response, Failure> {
+        if peer.uid != 0 && peer.uid != rustix::process::geteuid().as_raw() {
+            return Err(Failure::Denied(
+                "faults are injected by root or by the daemon's own user".to_owned(),
+            ));
+        }
+        if self.members.get(node).is_none() {
+            return Err(Failure::NoSuchMember(node.0));
+        }
+        if matches!(change, FaultChange::Start { .. }) && !beyond_f {
+            let is_faulty = |id: &MemberId| *id == node || !self.faults_of(*id).is_empty();
+            let (faulty, f) = (self.members.ids().filter(is_faulty).count(), self.members.f());
+            if faulty > f {
+                return Err(Failure::BeyondF { faulty: faulty as u64, f: f as u64 });
+            }
+        }
+        let faults = self.control.change(node, change).await?;
+        self.peers.hear_faults(node, faults);
+        Ok(Response::Injected)
+    }
+
+    fn faults_of(&self, id: MemberId) -> Vec<String> {
+        if id == self.me { self.faults.names() } else { self.peers.progress(id).1.faults }
+    }
+
     fn accusations(&self) -> Vec<Accusation> {
         let accuse = |evidence: &Evidence| {
             let offence = evidence.offence(&self.members);
@@ -187,7 +228,7 @@ impl NodeService {
             correct,
             corrupt,
             evidence,
-            faults: Vec::new(),
+            faults: self.faults_of(member.id),
             version: if is_me { env!("CARGO_PKG_VERSION").to_owned() } else { heard.version },
         }
     }

@@ -172,7 +172,10 @@ fn config(node: &Node) -> String {
          listen = \"{}\"\n\
          \n\
          [admin]\n\
-         socket = {socket}\n",
+         socket = {socket}\n\
+         \n\
+         [faults]\n\
+         enabled = true\n",
         node.name(),
         node.address
     )

@@ -26,7 +26,9 @@ use tokio::{
 
 use crate::{
     frame::{self, FrameError},
-    protocol::{Accusation, At, CONNECTION, Call, Consistency, Failure, Reply, Request, Response, Status},
+    protocol::{
+        Accusation, At, CONNECTION, Call, Consistency, Failure, FaultChange, Reply, Request, Response, Status,
+    },
 };
 
 /// How long a call waits for its answer unless told otherwise.
@@ -346,6 +348,17 @@ impl Client {
         }
     }
 
+    /// Makes a member misbehave, or stop to.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn inject(&self, node: u8, change: FaultChange, beyond_f: bool) -> Result<(), Error> {
+        match self.call(Request::Inject { node, change, beyond_f }).await? {
+            Response::Injected => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// How the cluster is.
     ///
     /// # Errors
@@ -375,7 +388,7 @@ fn weight(request: &Request) -> u32 {
         Request::Query { query: Query::List { prefix, start_after, .. }, .. } => {
             prefix.len().saturating_add(start_after.as_ref().map_or(0, Bytes::len))
         }
-        Request::Status | Request::Evidence => 0,
+        Request::Status | Request::Evidence | Request::Inject { .. } => 0,
     };
     u32::try_from(bytes).map_or(BYTES_IN_FLIGHT, |bytes| bytes.min(BYTES_IN_FLIGHT))
 }

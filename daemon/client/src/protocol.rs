@@ -65,6 +65,29 @@ pub enum Request {
     Status,
     /// The proofs of misbehaviour that the daemon holds.
     Evidence,
+    /// A member shall misbehave, or do so no longer.
+    Inject {
+        /// Which member.
+        node: u8,
+        /// How.
+        change: FaultChange,
+        /// Even if more members misbehave at once than the cluster tolerates.
+        beyond_f: bool,
+    },
+}
+
+/// A change of the faults of one daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FaultChange {
+    /// One more.
+    Start {
+        /// Its name, with its number where it has one, as in `delay=200ms`.
+        fault: String,
+        /// For how long, in milliseconds; else until it is cleared or the daemon ends.
+        for_ms: Option<u64>,
+    },
+    /// None any more.
+    Clear,
 }
 
 /// How fresh an answer must be.
@@ -114,6 +137,8 @@ pub enum Response {
     Status(Box<Status>),
     /// To [`Request::Evidence`].
     Evidence(Vec<Accusation>),
+    /// To [`Request::Inject`]: it is so.
+    Injected,
     /// The daemon could not do it.
     Failed(Failure),
 }
@@ -170,6 +195,29 @@ pub enum Failure {
     /// The caller may not do it.
     #[error("denied: {0}")]
     Denied(String),
+    /// The configuration of the member concerned allows no faults.
+    #[error("member {node} takes no faults: its configuration does not allow them")]
+    FaultsDisabled {
+        /// The member.
+        node: u8,
+    },
+    /// There is no such fault, or it can't be had there.
+    #[error("{0}")]
+    UnknownFault(String),
+    /// More members would misbehave at once than the cluster tolerates.
+    #[error("{faulty} members would misbehave at once, the cluster tolerates {f}")]
+    BeyondF {
+        /// How many.
+        faulty: u64,
+        /// How many may.
+        f: u64,
+    },
+    /// There is no such member.
+    #[error("the cluster has no member {0}")]
+    NoSuchMember(u8),
+    /// The member concerned gave no answer.
+    #[error("member {0} gave no answer; it may or may not have done it")]
+    MemberSilent(u8),
     /// The client broke the admin protocol's rules, and is disconnected.
     #[error("the daemon closed the connection: {0}")]
     Protocol(String),
