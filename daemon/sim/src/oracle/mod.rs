@@ -225,7 +225,7 @@ impl Oracle {
     }
 
     fn executed(&mut self, node: MemberId, block: &Arc<Block>, state: Digest) -> Result<(), Violation> {
-        self.blocks.insert(block);
+        self.blocks.executed(block);
         self.agreement.execute(node, block, state, &self.blocks)?;
         while let Some(next) =
             self.agreement.at(self.clients.executed() + 1).and_then(|it| self.blocks.get(&it))
