@@ -167,11 +167,12 @@ impl Block {
         Self { header, batches, digest }
     }
 
-    /// What [`Header::batches`] must be for a list of batches.
+    /// What [`Header::batches`] must be for a list of batches. It covers the signatures too: else whoever serves a fetched
+    /// block could spoil them, and nobody could prove afterwards who asked for what.
     pub fn batches_digest(batches: &[Arc<Batch>]) -> Digest {
         let mut hasher = Domain::Batches.hasher();
         for batch in batches {
-            hasher.update(&batch.digest().0);
+            hasher.update(&batch.digest().0).update(&batch.signature.0);
         }
         hasher.finish()
     }

@@ -24,11 +24,14 @@ pub(crate) struct JunkBatches {
     chance: Chance,
     incarnation: u64,
     near: Term,
+    /// One in so many ticks it comes up with a new batch that is good.
+    patience: u64,
 }
 
 impl JunkBatches {
-    pub fn new(liar: Liar, chance: Chance) -> Self {
-        Self { liar, chance, incarnation: 100, near: Term(0) }
+    pub fn new(liar: Liar, mut chance: Chance) -> Self {
+        let patience = 2 + chance.below(60);
+        Self { liar, chance, incarnation: 100, near: Term(0), patience }
     }
 
     fn batch(&mut self, incarnation: u64, number: u64) -> Message {
@@ -51,11 +54,13 @@ impl Adversary for JunkBatches {
     }
 
     fn tick(&mut self, _now: Now) -> Vec<Parcel> {
-        if !self.chance.one_in(6) {
+        if !self.chance.one_in(4) {
             return Vec::new();
         }
         // A run's batches from the second on: they wait for a first that never comes.
-        self.incarnation += 2;
+        if self.chance.one_in(self.patience) {
+            self.incarnation += 2;
+        }
         let junk = self.incarnation - 1;
         let leaders = [self.near, self.near.next()].map(|term| self.liar.members.leader(term));
         let mut parcels = Vec::new();

@@ -36,6 +36,8 @@ use crate::{
 const PATIENCE_US: u64 = 40_000_000;
 /// How long a settled cluster is watched for needless term changes.
 const QUIET_US: u64 = 3_000_000;
+/// The same where liars go on: they get time to topple a leader once more.
+const QUIET_WITH_LIARS_US: u64 = 4_000_000;
 /// How long a node stays cut off after a broadcast that reached only some.
 const ISOLATED_US: (u64, u64) = (20_000, 600_000);
 /// How much later a message comes that is overtaken by others.
@@ -166,6 +168,7 @@ impl<'a> World<'a> {
         self.until(|world| world.is_calm)?;
         let calm_since = self.now_us;
         let deadline = calm_since + PATIENCE_US;
+        let quiet_us = if self.plan.liars.is_empty() { QUIET_US } else { QUIET_WITH_LIARS_US };
         // Nobody must be settled by chance in the middle of a term change.
         let mut settled_since = None;
         self.until(|world| {
@@ -174,7 +177,7 @@ impl<'a> World<'a> {
             } else if settled_since.is_none() {
                 settled_since = Some(world.now_us);
             }
-            let settled = settled_since.is_some_and(|since| world.now_us >= since + QUIET_US);
+            let settled = settled_since.is_some_and(|since| world.now_us >= since + quiet_us);
             // A liar that leads may go on proposing empty blocks: then it is never quiet, but done for a moment.
             let restless = !world.plan.liars.is_empty() && world.now_us > calm_since + PATIENCE_US / 4;
             settled || restless && settled_since.is_some() || world.now_us > deadline

@@ -95,18 +95,21 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub fn insert(&mut self, batch: Arc<Batch>) {
+    /// Takes a batch, for a chain at `marks`. Where there is no room, the next ones on the chain come before those that would
+    /// only come after others, and these in their order: else an origin could fill its place with what never comes, while all
+    /// expect of the leader what could.
+    pub fn insert(&mut self, batch: Arc<Batch>, marks: &Marks) {
         let pooled = self.origins.entry(batch.origin).or_default();
-        let bytes: usize = pooled.values().map(|batch| batch.size()).sum();
-        if pooled.len() >= POOLED_BATCHES || bytes + batch.size() > MAX_BLOCK {
-            match pooled.last_key_value() {
-                // A batch further back in order makes room for one that can come sooner.
-                Some((last, _)) if *last > batch.mark() => {
-                    pooled.pop_last();
-                }
+        let turn = |batch: &Batch| (!marks.accepts(batch), batch.mark());
+        let bytes = |pooled: &BTreeMap<Mark, Arc<Batch>>| -> usize {
+            pooled.values().map(|batch| batch.size()).sum()
+        };
+        while pooled.len() >= POOLED_BATCHES || bytes(pooled) + batch.size() > MAX_BLOCK {
+            match pooled.values().map(|batch| turn(batch)).max() {
+                Some(last) if last > turn(&batch) => pooled.remove(&last.1),
                 Some(_) => return,
-                None => {}
-            }
+                None => break,
+            };
         }
         pooled.entry(batch.mark()).or_insert(batch);
     }

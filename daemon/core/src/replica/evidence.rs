@@ -136,7 +136,8 @@ impl Replica {
     pub(super) fn on_evidence(&mut self, evidence: &Evidence) {
         let offence = evidence.offence(self.members());
         let is_news = self.watch.is_news(offence);
-        let is_reason = offence.kind == OffenceKind::DoubleProposal && self.prove_leader(offence.term);
+        let is_reason =
+            offence.kind == OffenceKind::DoubleProposal && self.prove_leader(offence.term, evidence);
         if is_news {
             self.watch.found.insert(offence, evidence.clone());
             self.persist(Record::Evidence(Box::new(evidence.clone())));

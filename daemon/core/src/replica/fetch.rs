@@ -6,7 +6,7 @@
 //! ends in another block than the certificate's is thrown away whole.
 //!
 //! Whoever does not answer within a resend period, or answers with something else, is passed over for the next
-//! member: a liar costs time, never correctness.
+//! member, who begins anew: a liar costs time, never correctness.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -140,6 +140,10 @@ impl Replica {
             questions.push((want.asked.member, question));
         }
         if let Some(behind) = self.fetcher.behind.as_mut().filter(|behind| due(&behind.asked)) {
+            if behind.asked.at_us != 0 {
+                // It has not brought the end of its run: what it brought may be its own invention.
+                behind.chain.clear();
+            }
             behind.asked = next_asked(&self.setup, behind.asked, now_us);
             let after = behind.chain.last().map_or(above, |block| block.header().index);
             questions.push((behind.asked.member, Message::FetchCommitted(FetchCommitted { after })));

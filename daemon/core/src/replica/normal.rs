@@ -337,6 +337,10 @@ impl Replica {
         if executed.index > self.states.newest().index {
             return Wait;
         }
+        // What was certified before stands, even where nobody remembers that state any more.
+        if parent.executed.is_some_and(|p| executed.index == p.index && executed.state != p.state) {
+            return Refuse(Ignore::StateDiffers);
+        }
         if self.states.get(executed.index).is_some_and(|ours| ours != executed.state) {
             return Refuse(Ignore::StateDiffers);
         }
@@ -466,7 +470,7 @@ impl Replica {
     pub(super) fn on_expected_certificate(&mut self, from: MemberId, certificate: &Arc<Certificate>) {
         let block = certificate.block();
         if from != self.leader() && !certificate.is_commit() && block.index > self.tree.committed() {
-            self.term.expect_position(block, self.now.monotonic_us);
+            self.expect_position(block);
         }
         self.on_certificate(from, certificate);
     }
@@ -677,7 +681,7 @@ impl Replica {
     fn pass_to_leader(&mut self, batch: Arc<Batch>) {
         let leader = self.leader();
         if leader == self.me() {
-            self.pool.insert(batch);
+            self.pool.insert(batch, self.tree.committed_marks());
         } else {
             let after = if batch.origin == self.me() { self.origin.record } else { 0 };
             self.send_after(To::Member(leader), Message::Batch(batch), after);
@@ -691,7 +695,7 @@ impl Replica {
             return;
         }
         if self.leader() == self.me() {
-            self.pool.insert(Arc::clone(batch));
+            self.pool.insert(Arc::clone(batch), self.tree.committed_marks());
             self.propose();
         } else if from == batch.origin {
             // The leader has let it wait: it is expected from now on.

@@ -122,7 +122,7 @@ impl Replica {
             && !certificate.is_commit()
         {
             let block = certificate.block();
-            self.term.expect_position(block, self.now.monotonic_us);
+            self.expect_position(block);
             self.send(To::Others, Message::Certificate(Arc::clone(certificate)));
         }
         self.reads.settled.push((highest.map(|certificate| certificate.rank()), round.tickets));

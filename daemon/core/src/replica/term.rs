@@ -20,6 +20,7 @@ use crate::{
     block::{BlockRef, Proposal},
     certificate::SuspectCertificate,
     durable::Record,
+    evidence::Evidence,
     ids::{Index, MemberId, Term},
     message::{Append, EnterTerm, Message, NewTerm},
 };
@@ -35,8 +36,8 @@ pub(super) struct TermState {
     failed: u32,
     /// Whether this member led the term before it restarted: it can't know what it has sent.
     pub resigned: bool,
-    /// Whether the leader was proved to have signed two proposals for one index.
-    equivocated: bool,
+    /// The proof that the leader has signed two proposals for one index. It goes out with every Suspect.
+    equivocated: Option<Box<Evidence>>,
     /// Whether the leader's clock lags far behind.
     lags: bool,
     /// A position that a reader waits for.
@@ -77,7 +78,7 @@ impl TermState {
             in_touch_since_us: now_us,
             failed: 0,
             resigned: false,
-            equivocated: false,
+            equivocated: None,
             lags: false,
             expected_position: None,
             suspecting: None,
@@ -117,11 +118,6 @@ impl TermState {
         }
     }
 
-    /// A reader waits for a position: it is expected to commit. One at a time, the first.
-    pub fn expect_position(&mut self, block: BlockRef, now_us: u64) {
-        self.expected_position.get_or_insert((block, now_us));
-    }
-
     /// The number of the record that this member has entered the term.
     pub fn entered_record(&self) -> u64 {
         self.entered_record
@@ -133,6 +129,16 @@ impl TermState {
 }
 
 impl Replica {
+    /// A reader waits for a position: it is expected to commit, unless a block of a higher rank has overtaken it. One at a
+    /// time, the first.
+    pub(super) fn expect_position(&mut self, block: BlockRef) {
+        let root = self.tree.root();
+        if (block.term, block.index) > (root.term, root.index) {
+            let now_us = self.now_us();
+            self.term.expected_position.get_or_insert((block, now_us));
+        }
+    }
+
     /// Takes up the part that was left at the last stop.
     pub(super) fn take_up(&mut self, first_start: bool) {
         self.term.resigned = self.leader() == self.me() && !first_start;
@@ -168,7 +174,7 @@ impl Replica {
     fn reason_to_suspect(&self) -> Option<&'static str> {
         let is_overdue =
             |since: u64| self.now_us() > since.max(self.term.entered_us).saturating_add(self.timeout_us());
-        if self.term.equivocated {
+        if self.term.equivocated.is_some() {
             return Some("it signed two blocks for one index");
         }
         if self.term.resigned {
@@ -248,6 +254,9 @@ impl Replica {
         let (epoch, term) = (self.members().epoch(), self.safety.term());
         let suspect = Suspect::sign(self.cluster(), epoch, term, self.me(), &*self.setup.signer);
         self.send(To::Others, Message::Suspect(suspect.clone()));
+        if let Some(proof) = self.term.equivocated.clone() {
+            self.send(To::Others, Message::Evidence(proof));
+        }
         let me = self.me();
         self.on_suspect(me, &suspect);
     }
@@ -291,9 +300,11 @@ impl Replica {
 
     /// The leader of a term is proved to have signed two headers for one index: its term is suspected for good. Answers
     /// whether that is a new reason.
-    pub(super) fn prove_leader(&mut self, term: Term) -> bool {
-        let is_reason = term == self.safety.term() && !self.term.equivocated;
-        self.term.equivocated |= is_reason;
+    pub(super) fn prove_leader(&mut self, term: Term, proof: &Evidence) -> bool {
+        let is_reason = term == self.safety.term() && self.term.equivocated.is_none();
+        if is_reason {
+            self.term.equivocated = Some(Box::new(proof.clone()));
+        }
         is_reason
     }
 

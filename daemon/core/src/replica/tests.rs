@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod liars;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,

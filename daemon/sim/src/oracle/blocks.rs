@@ -14,13 +14,23 @@ use bftd_core::{
 pub struct Blocks(BTreeMap<Digest, Arc<Block>>);
 
 impl Blocks {
-    /// Remembers the blocks of a message.
+    /// Remembers the blocks of a message. A liar may put other batches beneath a true header: such a thing is no block.
     pub fn learn(&mut self, message: &Message) {
+        let mut learn = |block: &Arc<Block>| {
+            if block.header().batches == Block::batches_digest(block.batches()) {
+                self.insert(block);
+            }
+        };
         match message {
-            Message::Append(append) => self.insert(&append.block),
-            Message::Blocks(blocks) => blocks.blocks.iter().for_each(|block| self.insert(block)),
+            Message::Append(append) => learn(&append.block),
+            Message::Blocks(blocks) => blocks.blocks.iter().for_each(learn),
             _ => {}
         }
+    }
+
+    /// Remembers a block as a correct member has executed it, in the place of what a liar may have shown.
+    pub fn executed(&mut self, block: &Arc<Block>) {
+        self.0.insert(block.digest(), Arc::clone(block));
     }
 
     /// Remembers a block.

@@ -3,6 +3,8 @@
 //! - `halted`, `invariant`: no correct member stops for good, or finds its own state broken.
 //! - `stuck`: at the end no correct member has work of its clients without an answer.
 //! - `apart`: at the end correct members have committed and executed the same.
+//! - `toppled`: when faults have stopped for [`GRACE_US`], a correct leader that has committed a block in its term keeps it,
+//!   although the liars go on.
 //! - `terms`: after faults stop, at most [`bound`] more terms pass.
 //! - `restless`: without a liar, nobody enters a term or suspects in the last [`QUIET_US`] (a suspicion is withdrawn
 //!   when what it waited for has committed).
@@ -24,6 +26,9 @@ use crate::event::Violation;
 /// How long the end of a run without liars is quiet. Microseconds of virtual time.
 pub const QUIET_US: u64 = 1_000_000;
 
+/// How long what faults have left behind may topple leaders, when they have stopped: a few time-outs.
+pub const GRACE_US: u64 = 2_000_000;
+
 /// What was seen of progress.
 #[derive(Default)]
 pub struct Liveness {
@@ -32,6 +37,8 @@ pub struct Liveness {
     disturbed: Option<(u64, String)>,
     proved: BTreeSet<u64>,
     entered: BTreeMap<MemberId, u64>,
+    /// The terms with a block that a correct member has executed.
+    begun: BTreeSet<u64>,
 }
 
 /// How many terms may pass after faults stop. With time-outs that double, all correct members come to share a term
@@ -49,13 +56,29 @@ impl Liveness {
         self.calm_us = at_us;
     }
 
+    /// A correct member has executed a block of a term.
+    pub fn executed(&mut self, term: Term) {
+        self.begun.insert(term.0);
+    }
+
     /// A correct member sends something.
-    pub fn sent(&mut self, at_us: u64, from: MemberId, message: &Message) {
+    ///
+    /// # Errors
+    /// `toppled`.
+    pub fn sent(
+        &mut self,
+        cast: &Cast,
+        at_us: u64,
+        from: MemberId,
+        message: &Message,
+    ) -> Result<(), Violation> {
         match message {
             Message::Suspect(suspect) if suspect.signer == from => {
                 self.disturbed = Some((at_us, format!("{from} suspects term {}", suspect.term)));
             }
             Message::EnterTerm(enter) if enter.vote.signer == from => {
+                let newest = self.entered.values().max().copied().unwrap_or(0);
+                self.check_toppled(cast, at_us, newest, enter.vote.term)?;
                 let entered = self.entered.entry(from).or_default();
                 if enter.vote.term.0 > *entered {
                     *entered = enter.vote.term.0;
@@ -69,6 +92,16 @@ impl Liveness {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    fn check_toppled(&self, cast: &Cast, at_us: u64, newest: u64, entered: Term) -> Result<(), Violation> {
+        let is_late = self.calm.is_some() && at_us > self.calm_us + GRACE_US;
+        let was_led = self.begun.contains(&newest)
+            && cast.correct().iter().any(|leader| cast.leads(Term(newest), *leader));
+        require(!(is_late && was_led && entered.0 > newest), "toppled", || {
+            format!("term {newest} of a correct leader is left for {entered}, long after all is calm")
+        })
     }
 
     /// The run is over.

@@ -113,7 +113,7 @@ impl Oracle {
                 self.durability.vote(&self.cast, from, certificate.ballot, durable, true)?;
             }
         }
-        self.liveness.sent(at_us, from, message);
+        self.liveness.sent(&self.cast, at_us, from, message)?;
         self.conduct.sent(&self.cast, (from, to), message, durable)?;
         match message {
             Message::Vote(vote) if vote.signer == from => {
@@ -230,7 +230,8 @@ impl Oracle {
     }
 
     fn executed(&mut self, node: MemberId, block: &Arc<Block>, state: Digest) -> Result<(), Violation> {
-        self.blocks.insert(block);
+        self.blocks.executed(block);
+        self.liveness.executed(block.header().term);
         self.agreement.execute(node, block, state, &self.blocks)?;
         while let Some(next) =
             self.agreement.at(self.clients.executed() + 1).and_then(|it| self.blocks.get(&it))

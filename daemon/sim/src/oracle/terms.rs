@@ -24,8 +24,8 @@ pub struct Terms {
     starts: BTreeMap<u64, BlockRef>,
     /// The first block that a correct leader proposed in its term.
     firsts: BTreeMap<u64, (u64, Digest)>,
-    /// Who voted to commit a block.
-    commits: BTreeMap<Digest, BTreeSet<MemberId>>,
+    /// Who voted to commit a block, by all that the ballot says of it: a liar may vote for a true digest at a false place.
+    commits: BTreeMap<(u64, u64, Digest), BTreeSet<MemberId>>,
     /// NewTerms that were checked, by term. Correct leaders make one.
     checked: BTreeMap<u64, NewTerm>,
 }
@@ -33,7 +33,7 @@ pub struct Terms {
 impl Terms {
     /// A member voted to commit a block. Answers with all who did.
     pub fn commit_vote(&mut self, signer: MemberId, block: BlockRef) -> &BTreeSet<MemberId> {
-        let signers = self.commits.entry(block.digest).or_default();
+        let signers = self.commits.entry((block.term.0, block.index.0, block.digest)).or_default();
         signers.insert(signer);
         signers
     }
@@ -76,7 +76,7 @@ impl Terms {
         let (term, index) = (header.term.0, header.index.0);
         let (first, digest) = *self.firsts.entry(term).or_insert((index, block.digest()));
         if index > first {
-            let mut voters = self.commits.get(&digest).cloned().unwrap_or_default();
+            let mut voters = self.commits.get(&(term, first, digest)).cloned().unwrap_or_default();
             voters.insert(leader);
             return require(voters.len() >= cast.q(), "pipelined-start", || {
                 format!(
