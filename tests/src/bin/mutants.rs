@@ -1,4 +1,4 @@
-//! Replays the list of planted bugs: each must be found by the simulator.
+//! Replays the list of planted bugs: each must be found by the simulator, or by the test that is named with it.
 //!
 //! Copies the workspace to a directory of its own, and for each bug of `mutants.toml` edits the copy, builds the simulator, runs
 //! seeds until one fails, and says how many that took.
@@ -23,6 +23,8 @@ struct List {
 struct Mutant {
     name: String,
     rule: String,
+    /// The test that finds it, where the simulator would take too long.
+    test: Option<String>,
     edits: Vec<Edit>,
 }
 
@@ -77,7 +79,10 @@ fn replay(filter: &str, seeds: &str) -> Result<usize, String> {
     for mutant in list.mutant.iter().filter(|mutant| mutant.name.contains(filter)) {
         let begun = Instant::now();
         let originals = plant(&copy, mutant)?;
-        let found = build_and_run(&copy, seeds);
+        let found = match &mutant.test {
+            Some(test) => run_test(&copy, test),
+            None => build_and_run(&copy, seeds),
+        };
         for (path, text) in originals.into_iter().rev() {
             fs::write(&path, text).map_err(|e| e.to_string())?;
         }
@@ -85,7 +90,10 @@ fn replay(filter: &str, seeds: &str) -> Result<usize, String> {
             Ok(Some(found)) => found,
             Ok(None) => {
                 missed += 1;
-                format!("NOT FOUND in {seeds} seeds")
+                mutant.test.as_ref().map_or_else(
+                    || format!("NOT FOUND in {seeds} seeds"),
+                    |test| format!("NOT FOUND by the test {test}"),
+                )
             }
             Err(why) => {
                 missed += 1;
@@ -110,6 +118,22 @@ fn plant(copy: &Path, mutant: &Mutant) -> Result<Vec<(PathBuf, String)>, String>
         originals.push((path, text));
     }
     Ok(originals)
+}
+
+/// Whether a test of the core fails.
+fn run_test(copy: &Path, test: &str) -> Result<Option<String>, String> {
+    let run = Command::new("cargo")
+        .args(["test", "--release", "-p", "bftd-core", "--lib", test])
+        .current_dir(copy)
+        .env("CARGO_TARGET_DIR", copy.join("target"))
+        .env("RUSTFLAGS", "-Awarnings")
+        .output()
+        .map_err(|e| e.to_string())?;
+    let said = String::from_utf8_lossy(&run.stdout).into_owned();
+    if !said.contains("test result: ") || said.contains(" 0 passed; 0 failed") {
+        return Err(format!("the test {test} does not run"));
+    }
+    Ok((!run.status.success()).then(|| format!("found by the test {test}")))
 }
 
 /// The first violation and the number of seeds that it took.
