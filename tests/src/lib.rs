@@ -1,5 +1,7 @@
 //! A cluster of real daemons for one test: its own directory, ports and processes, all gone when it is dropped.
 
+pub mod load;
+
 use std::{
     fs::{self, File},
     net::{SocketAddr, UdpSocket},
@@ -52,8 +54,8 @@ impl Cluster {
         for (id, address) in (1..=n).zip(free_addresses(n)) {
             let home = directory.path().join(format!("node{id}"));
             fs::create_dir(&home).expect("a directory for a node");
-            let config =
-                "[node]\ngenesis = \"../genesis.toml\"\ndata_dir = \"data\"\n[admin]\nsocket = \"s\"\n";
+            let config = "[node]\ngenesis = \"../genesis.toml\"\ndata_dir = \"data\"\n[admin]\nsocket = \"s\"\n\
+                          [faults]\nenabled = true\n";
             fs::write(home.join("bftd.toml"), config).expect("a configuration");
             let output = Command::new(binary("bftd"))
                 .args(["identity", "--data-dir"])

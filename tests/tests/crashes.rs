@@ -3,105 +3,16 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
-use bftd_client::{Client, Consistency, Error, Expect, Failure, Health};
-use bftd_tests::Cluster;
+use bftd_client::{Consistency, Error, Expect, Failure, Health};
+use bftd_tests::{
+    Cluster,
+    load::{Load, assert_all_there},
+};
 use rustix::process::Signal;
-
-/// Writers on every node, each on keys of its own, that remember what was acknowledged.
-struct Load {
-    acknowledged: Arc<Mutex<BTreeMap<String, u64>>>,
-    unknown: Arc<AtomicU64>,
-    newest: Arc<Mutex<Instant>>,
-    stop: Arc<AtomicBool>,
-    tasks: tokio::task::JoinSet<()>,
-}
-
-impl Load {
-    fn start(cluster: &Cluster, writers: u64) -> Self {
-        let load = Self {
-            acknowledged: Arc::default(),
-            unknown: Arc::default(),
-            newest: Arc::new(Mutex::new(Instant::now())),
-            stop: Arc::default(),
-            tasks: tokio::task::JoinSet::new(),
-        };
-        let mut load = load;
-        for id in cluster.ids() {
-            let socket = cluster.home(id).join("s");
-            for writer in 0..writers {
-                let key = format!("node{id}-writer{writer}");
-                let (acknowledged, unknown) = (load.acknowledged.clone(), load.unknown.clone());
-                let (newest, stop, socket) = (load.newest.clone(), load.stop.clone(), socket.clone());
-                load.tasks.spawn(async move {
-                    let mut client = None;
-                    for value in 1_u64.. {
-                        if stop.load(Ordering::SeqCst) {
-                            return;
-                        }
-                        if client.is_none() {
-                            client = Client::connect(&socket).await.ok();
-                        }
-                        let Some(connected) = &client else {
-                            tokio::time::sleep(Duration::from_millis(20)).await;
-                            continue;
-                        };
-                        let connected = connected.with_deadline(Duration::from_secs(5));
-                        let put =
-                            connected.put(key.clone().into(), value.to_string().into(), Expect::Anything);
-                        match put.await {
-                            Ok(_) => {
-                                acknowledged.lock().unwrap().insert(key.clone(), value);
-                                *newest.lock().unwrap() = Instant::now();
-                            }
-                            Err(Error::OutcomeUnknown(_)) => {
-                                unknown.fetch_add(1, Ordering::SeqCst);
-                                client = None;
-                            }
-                            Err(_) => {
-                                client = None;
-                                tokio::time::sleep(Duration::from_millis(20)).await;
-                            }
-                        }
-                    }
-                });
-            }
-        }
-        load
-    }
-
-    fn count(&self) -> u64 {
-        self.acknowledged.lock().unwrap().values().sum()
-    }
-
-    async fn finish(mut self) -> BTreeMap<String, u64> {
-        self.stop.store(true, Ordering::SeqCst);
-        while let Some(task) = self.tasks.join_next().await {
-            task.unwrap();
-        }
-        self.acknowledged.lock().unwrap().clone()
-    }
-}
-
-/// Every acknowledged value, or a later one whose outcome was unknown, is there, by every node's word.
-async fn assert_all_there(cluster: &Cluster, acknowledged: &BTreeMap<String, u64>) {
-    for id in cluster.ids() {
-        let client = cluster.client(id).await.unwrap();
-        for (key, value) in acknowledged {
-            let (entry, _) = client.get(key.clone().into(), Consistency::Linearizable).await.unwrap();
-            let entry = entry.unwrap_or_else(|| panic!("{key} is lost at node {id}"));
-            let found: u64 = String::from_utf8(entry.value.to_vec()).unwrap().parse().unwrap();
-            assert!(found >= *value, "{key} is {found} at node {id}, {value} was acknowledged");
-        }
-    }
-}
 
 async fn sleep(ms: u64) {
     tokio::time::sleep(Duration::from_millis(ms)).await;

@@ -31,6 +31,8 @@ pub const MAX_FETCHED: usize = 512;
 pub const WAITING_READS: usize = 65_536;
 /// How many proofs of misbehaviour are kept for each member: enough to be sure, and no more than a liar can be made to cost.
 pub const MAX_EVIDENCE: usize = 8;
+/// How many of the leaders' newest proposals are remembered, to compare with others.
+pub const WATCHED_PROPOSALS: usize = 64;
 /// A proof is shown again after so many [`Timing::resend_us`], one proof at a time.
 pub const EVIDENCE_RESENDS: u64 = 25;
 /// For how many indices the state digest is remembered, to compare it with a leader's.

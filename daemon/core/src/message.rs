@@ -30,6 +30,8 @@ pub enum Message {
     Suspect(Suspect),
     /// A proof that a member lied.
     Evidence(Box<Evidence>),
+    /// A header that a leader signed, and that a certificate contradicts: who holds the other one has a proof.
+    Proposal(Box<Proposal>),
     /// A promise to have left the terms before.
     EnterTerm(Arc<EnterTerm>),
     /// The leader's justification of where its term starts.
@@ -182,6 +184,7 @@ impl Message {
             Self::Heartbeat(_) => "Heartbeat",
             Self::Suspect(_) => "Suspect",
             Self::Evidence(_) => "Evidence",
+            Self::Proposal(_) => "Proposal",
             Self::EnterTerm(_) => "EnterTerm",
             Self::NewTerm(_) => "NewTerm",
             Self::FetchAncestors(_) => "FetchAncestors",

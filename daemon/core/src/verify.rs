@@ -178,6 +178,7 @@ impl Verifier {
                 self.check_signature(suspect.signer, &bytes, &suspect.signature)
             }
             Message::Evidence(evidence) => evidence.check(&self.members, &*self.check),
+            Message::Proposal(proposal) => self.check_proposal(proposal),
             Message::EnterTerm(enter) => self.check_enter_term(enter),
             Message::NewTerm(new_term) => self.check_new_term(new_term),
             Message::FetchAncestors(_) | Message::FetchCommitted(_) => Ok(()),

@@ -74,6 +74,11 @@ pub(crate) fn visit(message: &mut Message, visit: &mut Visit<'_>) {
                 term_vote(it, visit);
             }
         },
+        Message::Proposal(it) => {
+            let Proposal { header: it, signature } = &mut **it;
+            header(it, visit);
+            visit(Field::Signature(signature));
+        }
         Message::EnterTerm(it) => {
             let EnterTerm { vote, position, suspects } = Arc::make_mut(it);
             term_vote(vote, visit);

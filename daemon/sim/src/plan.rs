@@ -99,7 +99,7 @@ impl Kind {
             },
             Message::Certificate(_) => Self::Certificate,
             Message::Heartbeat(_) => Self::Heartbeat,
-            Message::Suspect(_) | Message::Evidence(_) => Self::Suspect,
+            Message::Suspect(_) | Message::Evidence(_) | Message::Proposal(_) => Self::Suspect,
             Message::EnterTerm(_) => Self::EnterTerm,
             Message::NewTerm(_) => Self::NewTerm,
             Message::FetchAncestors(_) | Message::FetchCommitted(_) | Message::Blocks(_) => Self::Blocks,

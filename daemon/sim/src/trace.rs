@@ -165,6 +165,10 @@ fn say(message: &Message) -> String {
             let position = answer.position.as_ref().map(|certificate| certificate.block().index);
             format!("{name}, round {}/{}: {position:?}", answer.round.incarnation, answer.round.number)
         }
+        Message::Proposal(proposal) => {
+            let header = &proposal.header;
+            format!("{name} {}/{} {:?}", header.term, header.index, header.digest())
+        }
         Message::Evidence(evidence) => format!("{name}: {}", say_evidence(evidence)),
     }
 }

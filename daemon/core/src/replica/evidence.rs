@@ -3,7 +3,9 @@
 //! - Votes of the current term, from wherever they come: alone, or as the signatures of a certificate. Two at one place for
 //!   two blocks are a proof.
 //! - Each member's highest Commit vote and newest TermVote, over all terms: a TermVote that reports less is a proof.
-//! - Each leader's proposals (`normal.rs`).
+//! - The leaders' newest proposals, of whatever term. Where a certificate names another block than the proposal that came
+//!   here, the leader has shown different blocks to different members: the proposal is passed to all, and whoever has got
+//!   the other one has the proof.
 //!
 //! A proof is kept ([`MAX_EVIDENCE`] a member, one an offence), persisted, passed on once to all, and shown again from time to
 //! time, one after the other, to members that were away. Nothing is decided by it but one thing: the current term's leader,
@@ -17,11 +19,13 @@ use super::{
 };
 use crate::{
     ballot::{BallotKind, TermVote, Vote},
+    block::Proposal,
     certificate::Certificate,
+    crypto::Digest,
     durable::Record,
     evidence::{Evidence, Offence, OffenceKind},
-    ids::{Index, MemberId},
-    limits::{EVIDENCE_RESENDS, MAX_EVIDENCE, WINDOW},
+    ids::{Index, MemberId, Term},
+    limits::{EVIDENCE_RESENDS, MAX_EVIDENCE, WATCHED_PROPOSALS, WINDOW},
     message::Message,
 };
 
@@ -34,6 +38,8 @@ pub(super) struct Watch {
     commits: BTreeMap<MemberId, Vote>,
     /// The newest TermVote of each member.
     term_votes: BTreeMap<MemberId, TermVote>,
+    /// The first that came for each place. The newest [`WATCHED_PROPOSALS`].
+    proposals: BTreeMap<(Term, Index), Watched>,
     /// At most [`MAX_EVIDENCE`] a member.
     found: BTreeMap<Offence, Evidence>,
     /// The last one shown again, and when.
@@ -41,9 +47,17 @@ pub(super) struct Watch {
     shown_us: u64,
 }
 
+#[derive(Clone, Debug)]
+struct Watched {
+    proposal: Proposal,
+    digest: Digest,
+    /// Whether it was passed to all.
+    is_shown: bool,
+}
+
 impl Watch {
     pub fn len(&self) -> usize {
-        self.votes.len() + self.commits.len() + self.term_votes.len()
+        self.votes.len() + self.commits.len() + self.term_votes.len() + self.proposals.len()
     }
 
     /// A new term: votes of the one before are compared no longer.
@@ -107,9 +121,39 @@ impl Replica {
         }
     }
 
-    /// The votes that a valid certificate is made of.
+    /// A leader's proposal, with its true signature. Answers whether it is the first for its place, or the same.
+    pub(super) fn watch_proposal(&mut self, proposal: &Proposal) -> bool {
+        let place = (proposal.header.term, proposal.header.index);
+        if let Some(first) = self.watch.proposals.get(&place) {
+            let proof = Evidence::of_proposals(&first.proposal, proposal);
+            let is_same = proof.is_none();
+            self.accuse(proof);
+            return is_same;
+        }
+        // A term far ahead would displace all others.
+        if proposal.header.term <= self.safety.term() {
+            let digest = proposal.header.digest();
+            let watched = Watched { proposal: proposal.clone(), digest, is_shown: false };
+            self.watch.proposals.insert(place, watched);
+            if self.watch.proposals.len() > WATCHED_PROPOSALS {
+                self.watch.proposals.pop_first();
+            }
+        }
+        true
+    }
+
+    /// The votes that a valid certificate is made of, and the proposal that it contradicts.
     pub(super) fn watch_certificate(&mut self, certificate: &Certificate) {
         let ballot = certificate.ballot;
+        let place = (ballot.block.term, ballot.block.index);
+        if let Some(watched) = self.watch.proposals.get_mut(&place)
+            && !watched.is_shown
+            && watched.digest != ballot.block.digest
+        {
+            watched.is_shown = true;
+            let contradicted = Box::new(watched.proposal.clone());
+            self.send(To::Others, Message::Proposal(contradicted));
+        }
         for (signer, signature) in &certificate.signatures {
             self.watch_vote(&Vote { ballot, signer: *signer, signature: *signature });
         }

@@ -4,7 +4,8 @@ use super::Replica;
 use crate::{
     ids::Index,
     limits::{
-        MAX_EVIDENCE, MAX_FETCHED, OWN_BATCHES, POOLED_BATCHES, REMEMBERED_STATES, WAITING_READS, WINDOW,
+        MAX_EVIDENCE, MAX_FETCHED, OWN_BATCHES, POOLED_BATCHES, REMEMBERED_STATES, WAITING_READS,
+        WATCHED_PROPOSALS, WINDOW,
     },
 };
 
@@ -60,14 +61,13 @@ impl Replica {
         let span = usize::try_from(2 * WINDOW).unwrap_or(usize::MAX);
         let bounds = [
             ("waiting appends", self.term.waiting.len(), span),
-            ("remembered proposals", self.term.proposals.len(), span),
             ("sent appends", self.term.appends.len(), span),
             ("kept votes", self.term.votes.len(), 2 * span * n),
             ("own batches", self.origin.iter().count(), OWN_BATCHES),
             ("pooled batches", self.pool.len(), POOLED_BATCHES * n),
             ("fetched blocks", self.fetcher.len(), (2 * n + 1) * (MAX_FETCHED + crate::limits::FETCH_BLOCKS)),
             ("waiting reads", self.reads.len(), WAITING_READS),
-            ("watched statements", self.watch.len(), (3 * span + 2) * n),
+            ("watched statements", self.watch.len(), (3 * span + 2) * n + WATCHED_PROPOSALS),
             ("evidence", self.evidence().count(), MAX_EVIDENCE * n),
         ];
         for (what, count, bound) in bounds {

@@ -233,6 +233,9 @@ impl Replica {
             Message::Heartbeat(heartbeat) => self.on_heartbeat(from, heartbeat),
             Message::Suspect(suspect) => self.on_suspect(from, suspect),
             Message::Evidence(evidence) => self.on_evidence(evidence),
+            Message::Proposal(proposal) => {
+                self.watch_proposal(proposal);
+            }
             Message::EnterTerm(enter) => self.on_enter_term(from, enter),
             Message::NewTerm(new_term) => self.on_new_term(from, new_term),
             Message::FetchAncestors(fetch) => self.on_fetch_ancestors(from, fetch),

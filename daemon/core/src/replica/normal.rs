@@ -12,7 +12,6 @@ use crate::{
     block::{Batch, Block, BlockRef, Executed, Header, Proposal, Request},
     certificate::Certificate,
     durable::{Accepted, Committed, Record},
-    evidence::Evidence,
     ids::{Index, MemberId},
     limits::WINDOW,
     message::{Append, Heartbeat, Message},
@@ -231,7 +230,7 @@ impl Replica {
             return;
         }
         self.hear_leader(from, append.block.header().term);
-        if self.note_proposal(append) {
+        if self.watch_proposal(&append.proposal()) {
             self.term.waiting.insert(append.block.header().index, append.clone());
             self.accept_waiting();
         }
@@ -260,26 +259,6 @@ impl Replica {
             return Some(Ignore::Known);
         }
         None
-    }
-
-    /// Remembers what the leader signed for an index. Answers whether it was the same as before.
-    fn note_proposal(&mut self, append: &Append) -> bool {
-        let index = append.block.header().index;
-        let proposal = append.proposal();
-        match self.term.proposals.get(&index) {
-            Some(first) if first.header != proposal.header => {
-                let proof = Evidence::of_proposals(first, &proposal);
-                self.accuse(proof);
-                false
-            }
-            Some(_) => true,
-            None => {
-                if self.term.proposals.len() < REMEMBERED {
-                    self.term.proposals.insert(index, proposal);
-                }
-                true
-            }
-        }
     }
 
     /// Accepts the blocks that wait and have become acceptable, in order.
@@ -632,7 +611,6 @@ impl Replica {
         for by_index in [&mut self.term.waiting, &mut self.term.appends] {
             *by_index = by_index.split_off(&later);
         }
-        self.term.proposals = self.term.proposals.split_off(&later);
         let marks = self.tree.committed_marks().clone();
         self.pool.forget_through(&marks);
         self.expected.forget_through(&marks);

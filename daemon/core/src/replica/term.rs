@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     ballot::{Suspect, TermVote},
-    block::{BlockRef, Proposal},
+    block::BlockRef,
     certificate::SuspectCertificate,
     durable::Record,
     evidence::Evidence,
@@ -59,8 +59,6 @@ pub(super) struct TermState {
     pub votes: VoteKeeper,
     /// Blocks of this term that can't be accepted yet. Within the window, one an index.
     pub waiting: BTreeMap<Index, Append>,
-    /// The first proposal seen for each index. Within the window.
-    pub proposals: BTreeMap<Index, Proposal>,
     /// As the leader: what was sent, to send again. Within the window.
     pub appends: BTreeMap<Index, Append>,
     /// As the leader: the committed index that went out with the last block.
@@ -90,7 +88,6 @@ impl TermState {
             new_term: None,
             votes: VoteKeeper::default(),
             waiting: BTreeMap::new(),
-            proposals: BTreeMap::new(),
             appends: BTreeMap::new(),
             announced: Index(0),
             heartbeat_us: 0,

@@ -595,6 +595,31 @@ fn proofs_against_one_member_are_few() {
     assert!(accused.contains(&(3, 4)), "one liar leaves room for the proofs against another");
 }
 
+/// The leader shows one block to node 4 and another to the rest: nobody gets both, until what is certified contradicts what
+/// one of them holds.
+#[test]
+fn a_leader_that_shows_each_member_one_story_is_proved_to_lie() {
+    let mut cluster = Cluster::new(4);
+    cluster.isolate(4);
+    cluster.submit(1, "x");
+    cluster.settle();
+    let honest = Arc::clone(&cluster.nodes[&id(1)].executed.last().unwrap().1);
+    let mut header = honest.header().clone();
+    header.batches = crate::block::Block::batches_digest(&[]);
+    let forged = Arc::new(crate::block::Block::new(header, vec![]));
+    let signature =
+        Ed25519Signer::from_seed(&[1; 32]).sign(&crate::block::Proposal::signed_bytes(forged.header()));
+    let append = crate::message::Append { block: forged, signature, certificates: Certificates::default() };
+    cluster.hear(1, 4, Message::Append(append));
+    cluster.settle();
+    assert_eq!(cluster.accused(4), []);
+    cluster.heal();
+    cluster.run(3_000);
+    for n in 2..=4 {
+        assert_eq!(cluster.accused(n), [(1, honest.header().index.0)], "at node {n}");
+    }
+}
+
 #[test]
 fn a_forgotten_lock_is_proved() {
     let mut cluster = Cluster::new(4);

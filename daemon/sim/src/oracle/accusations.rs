@@ -42,17 +42,23 @@ fn contradicts_itself(cast: &Cast, evidence: &Evidence) -> Option<MemberId> {
         }
         Evidence::DoubleProposal { first, second } => {
             let leader = cast.keys().find(|id| cast.leads(first.header.term, *id))?;
-            let is_true = |proposal: &Proposal| {
-                let bytes = Proposal::signed_bytes(&proposal.header);
-                proposal.header.epoch == cast.epoch && cast.signed(leader, &bytes, &proposal.signature)
-            };
             let (a, b) = (&first.header, &second.header);
             let same_place = (a.term, a.index) == (b.term, b.index);
-            (leader, same_place && a != b && is_true(first) && is_true(second))
+            let are_true = is_proposed(cast, first) && is_proposed(cast, second);
+            (leader, same_place && a != b && are_true)
         }
         Evidence::ForgottenLock { commit, term_vote } => (commit.signer, forgets(cast, commit, term_vote)),
     };
     contradicts.then_some(accused)
+}
+
+/// Whether a proposal carries the signature of its term's leader.
+pub fn is_proposed(cast: &Cast, proposal: &Proposal) -> bool {
+    let header = &proposal.header;
+    let bytes = Proposal::signed_bytes(header);
+    let leader = cast.keys().find(|id| cast.leads(header.term, *id));
+    header.epoch == cast.epoch
+        && leader.is_some_and(|leader| cast.signed(leader, &bytes, &proposal.signature))
 }
 
 fn forgets(cast: &Cast, commit: &Vote, term_vote: &TermVote) -> bool {

@@ -109,6 +109,11 @@ impl Certificates {
             }),
             Message::Suspect(suspect) => self.check_suspect(cast, by, suspect),
             Message::Evidence(evidence) => accusations::check(cast, by, evidence),
+            Message::Proposal(proposal) => {
+                require(accusations::is_proposed(cast, proposal), "forwarded", || {
+                    format!("{by} sent a proposal with a false signature: {proposal:?}")
+                })
+            }
             Message::Append(append) => {
                 self.check_proposal(cast, by, &append.block, append.signature)?;
                 self.check_block(cast, by, &append.block)

@@ -1,0 +1,229 @@
+//! Members that lie, live: the others go on, lose nothing, agree, and accuse nobody else.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use bftd_client::{Consistency, Error, Expect, Failure, FaultChange, Health};
+use bftd_tests::{
+    Cluster,
+    load::{Load, assert_all_there},
+};
+
+/// The kinds that CLI.md names, but `crash`, and two that leave proofs.
+const KINDS: [&str; 12] = [
+    "offline",
+    "malicious",
+    "equivocate",
+    "bad-signature",
+    "corrupt-vote",
+    "wrong-state",
+    "silent",
+    "slow",
+    "replay",
+    "delay=200ms",
+    "drop=30%",
+    "double-vote",
+];
+
+async fn inject(cluster: &Cluster, asked: u8, node: u8, fault: &str) {
+    let change = FaultChange::Start { fault: fault.to_owned(), for_ms: None };
+    cluster.client(asked).await.unwrap().inject(node, change, false).await.unwrap();
+}
+
+async fn clear(cluster: &Cluster, asked: u8, node: u8) {
+    cluster.client(asked).await.unwrap().inject(node, FaultChange::Clear, false).await.unwrap();
+    let is_clear = |status: &bftd_client::Status| status.members.iter().all(|it| it.faults.is_empty());
+    for id in cluster.ids() {
+        cluster.wait_status(id, "told that there are no faults", is_clear).await;
+    }
+}
+
+/// Waits until another `more` writes are acknowledged.
+async fn wait_progress(load: &Load, more: u64, what: &str) {
+    let (before, deadline) = (load.count(), Instant::now() + Duration::from_secs(20));
+    while load.count() < before + more {
+        assert!(Instant::now() < deadline, "writes don't go on: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn accused(cluster: &Cluster, asked: u8) -> BTreeSet<u8> {
+    let proofs = cluster.client(asked).await.unwrap().evidence().await.unwrap();
+    proofs.into_iter().map(|proof| proof.accused).collect()
+}
+
+/// Every kind on one node after the other, each cleared before the next. `target` says who lies now.
+async fn all_kinds(n: u8, leads: bool) {
+    let cluster = Cluster::start(n).await;
+    let load = Load::start(&cluster, 2);
+    wait_progress(&load, 50, "before any fault").await;
+    let mut liars = BTreeSet::new();
+    for kind in KINDS {
+        let leader = cluster.leader(1).await;
+        let target = if leads { leader } else { leader % n + 1 };
+        let asked = target % n + 1;
+        liars.insert(target);
+        let term = cluster.status(asked).await.unwrap().cluster.term;
+        inject(&cluster, asked, target, kind).await;
+        let shown = cluster.status(asked).await.unwrap();
+        let member = shown.members.iter().find(|member| member.id == target).unwrap();
+        assert_eq!(member.faults, [kind], "the status of node {asked} names it at once");
+        wait_progress(&load, 100, &format!("{kind} at node {target}, leader: {leads}")).await;
+        let terms = cluster.status(asked).await.unwrap().cluster.term - term;
+        println!("{kind} at node {target}: {terms} term changes");
+        clear(&cluster, asked, target).await;
+        cluster.wait_healthy().await;
+        wait_progress(&load, 20, &format!("after {kind}")).await;
+    }
+    let acknowledged = load.finish().await;
+    cluster.wait_equal().await;
+    assert_all_there(&cluster, &acknowledged).await;
+    for id in cluster.ids() {
+        let accused = accused(&cluster, id).await;
+        assert!(accused.is_subset(&liars), "node {id} accuses {accused:?}, liars were {liars:?}");
+        assert!(!accused.is_empty(), "node {id} has proofs");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lying_follower_of_each_kind_harms_nobody() {
+    all_kinds(4, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lying_leader_of_each_kind_harms_nobody() {
+    all_kinds(4, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_different_liars_of_seven_harm_nobody() {
+    let cluster = Cluster::start(7).await;
+    let load = Load::start(&cluster, 1);
+    wait_progress(&load, 20, "before any fault").await;
+    let leader = cluster.leader(1).await;
+    let (first, second, asked) = (leader, leader % 7 + 1, (leader + 1) % 7 + 1);
+    inject(&cluster, asked, first, "equivocate").await;
+    inject(&cluster, asked, second, "double-vote").await;
+    let third = FaultChange::Start { fault: "silent".into(), for_ms: None };
+    let refused = cluster.client(asked).await.unwrap().inject(asked, third, false).await;
+    assert!(matches!(refused, Err(Error::Failed(Failure::BeyondF { faulty: 3, f: 2 }))), "{refused:?}");
+    wait_progress(&load, 200, "with two liars of seven").await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !accused(&cluster, asked).await.contains(&first) {
+        assert!(Instant::now() < deadline, "the equivocating leader is proved to lie");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for node in [first, second] {
+        let client = cluster.client(asked).await.unwrap();
+        client.inject(node, FaultChange::Clear, false).await.unwrap();
+    }
+    cluster.wait_healthy().await;
+    let acknowledged = load.finish().await;
+    cluster.wait_equal().await;
+    assert_all_there(&cluster, &acknowledged).await;
+    let accused = accused(&cluster, asked).await;
+    assert!(accused.is_subset(&BTreeSet::from([first, second])), "{accused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proofs_are_kept_over_a_restart() {
+    let mut cluster = Cluster::start(4).await;
+    let load = Load::start(&cluster, 1);
+    inject(&cluster, 1, 3, "malicious").await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while accused(&cluster, 2).await.is_empty() {
+        assert!(Instant::now() < deadline, "the liar is accused");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    load.finish().await;
+    let before = cluster.client(2).await.unwrap().evidence().await.unwrap();
+    cluster.kill(2);
+    cluster.spawn(2);
+    cluster.wait_status(2, "up", |status| status.cluster.state != Health::NoQuorum).await;
+    let after = cluster.client(2).await.unwrap().evidence().await.unwrap();
+    assert!(before.iter().all(|proof| after.contains(proof)), "{before:?} {after:?}");
+    let status = cluster.status(2).await.unwrap();
+    let of = |id: u8| status.members.iter().find(|member| member.id == id).unwrap().evidence;
+    assert!(of(3) > 0 && [1, 2, 4].iter().all(|id| of(*id) == 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_allows_no_faults_takes_none_and_an_injected_crash_is_one() {
+    let mut cluster = Cluster::prepare(4);
+    let config = cluster.home(2).join("bftd.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("enabled = true", "enabled = false")).unwrap();
+    for id in cluster.ids() {
+        cluster.spawn(id);
+    }
+    cluster.wait_healthy().await;
+    let client = cluster.client(1).await.unwrap();
+    let silent = FaultChange::Start { fault: "silent".into(), for_ms: None };
+    let refused = client.inject(2, silent, false).await;
+    assert!(matches!(refused, Err(Error::Failed(Failure::FaultsDisabled { node: 2 }))), "{refused:?}");
+    inject(&cluster, 1, 3, "crash").await;
+    assert_eq!(cluster.wait_exit(3), None, "it ended by a signal");
+    client.put("a".into(), "1".into(), Expect::Anything).await.unwrap();
+    cluster.spawn(3);
+    cluster.wait_healthy().await;
+    let (entry, _) =
+        cluster.client(3).await.unwrap().get("a".into(), Consistency::Linearizable).await.unwrap();
+    assert_eq!(entry.unwrap().value, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_link_is_one_link_and_ends_by_itself() {
+    let cluster = Cluster::start(4).await;
+    let client = cluster.client(1).await.unwrap();
+    let link = FaultChange::Start { fault: "link=3".into(), for_ms: Some(4_000) };
+    client.inject(1, link, false).await.unwrap();
+    let reaches = |id: u8| {
+        move |status: &bftd_client::Status| {
+            status.members.iter().any(|member| member.id == id && member.reachable)
+        }
+    };
+    cluster.wait_status(1, "cut off from 3", |status| !reaches(3)(status)).await;
+    cluster.wait_status(3, "cut off from 1", |status| !reaches(1)(status)).await;
+    cluster.wait_status(2, "in touch", |status| reaches(1)(status) && reaches(3)(status)).await;
+    client.put("a".into(), "1".into(), Expect::Anything).await.unwrap();
+    cluster.wait_healthy().await;
+    cluster.wait_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_f_correct_members_do_not_diverge() {
+    let cluster = Cluster::start(4).await;
+    let load = Load::start(&cluster, 1);
+    wait_progress(&load, 20, "before any fault").await;
+    let client = cluster.client(4).await.unwrap();
+    for node in [1, 2] {
+        let change = FaultChange::Start { fault: "malicious".into(), for_ms: None };
+        client.inject(node, change, node == 2).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let digests = [3, 4].map(|id| {
+        let cluster = &cluster;
+        async move {
+            match cluster.status(id).await {
+                Ok(status) => Some((status.cluster.executed, status.cluster.state_digest)),
+                // It has stopped, and said why.
+                Err(_) => {
+                    let log = cluster.log(id);
+                    assert!(log.contains("more than f members are faulty"), "{log}");
+                    None
+                }
+            }
+        }
+    });
+    let [third, fourth] = digests;
+    if let (Some(third), Some(fourth)) = (third.await, fourth.await)
+        && third.0 == fourth.0
+    {
+        assert_eq!(third.1, fourth.1, "two correct members have two states at one index");
+    }
+    load.finish().await;
+}
