@@ -43,11 +43,11 @@ const ROUND_US: u64 = 200_000;
 /// How long it may take to come to the leader's term.
 const SEEK_US: u64 = 4_000_000;
 
-/// Plays rounds with a twin of `twin`, under the oracle.
+/// Plays rounds with a twin of `twin`, under the oracle. Answers in how many of them the leader was who it should be.
 ///
 /// # Errors
 /// What the oracle found.
-pub fn play(twin: MemberId, rounds: &[Round]) -> Result<(), Failure> {
+pub fn play(twin: MemberId, rounds: &[Round]) -> Result<usize, Failure> {
     let options = Options { nodes: MEMBERS, ed25519: false, adversary: None };
     let (members, check) = World::about(&options);
     let correct: BTreeSet<_> = members.ids().filter(|id| *id != twin).collect();
@@ -57,16 +57,17 @@ pub fn play(twin: MemberId, rounds: &[Round]) -> Result<(), Failure> {
     result.map_err(|violation| Failure { violation, at_us: world.now_us() })
 }
 
-fn play_in(world: &mut World<'_>, twin: MemberId, rounds: &[Round]) -> Result<(), Violation> {
+fn play_in(world: &mut World<'_>, twin: MemberId, rounds: &[Round]) -> Result<usize, Violation> {
     let sides = world.give_twin(twin);
     let correct: Vec<_> = (1..=MEMBERS).map(MemberId).filter(|id| *id != twin).collect();
     steer(&sides, &correct, &correct);
     world.stage_begin()?;
+    let mut led = 0;
     for Round { split, leader } in rounds {
         for kind in [Kind::Append, Kind::NewTerm, Kind::Heartbeat] {
             world.stage_lose(kind);
         }
-        world.stage_seek(*leader, SEEK_US)?;
+        led += usize::from(world.stage_seek(*leader, SEEK_US)?);
         world.stage_mend();
         let is_apart = |at: usize| split & (1 << at) != 0;
         let half = |apart: bool| -> Vec<MemberId> {
@@ -84,7 +85,8 @@ fn play_in(world: &mut World<'_>, twin: MemberId, rounds: &[Round]) -> Result<()
         steer(&sides, &correct, &correct);
         world.stage_mend();
     }
-    world.stage_end()
+    world.stage_end()?;
+    Ok(led)
 }
 
 fn steer(sides: &Arc<Mutex<Sides>>, first: &[MemberId], second: &[MemberId]) {

@@ -153,6 +153,10 @@ impl<'a> World<'a> {
 
     fn live(&mut self) -> Step {
         self.begin()?;
+        let restless = self.plan.liars.iter().filter(|(_, (fault, _))| fault.wants_restarts());
+        for id in restless.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.schedule(RELAPSE_US.0, Next::Relapse(id));
+        }
         for _ in 0..self.plan.writes {
             let at = self.random.random_range(0..self.plan.chaos_us);
             self.schedule(at, Next::Write);
@@ -175,10 +179,6 @@ impl<'a> World<'a> {
             self.start(*id)?;
             let phase = self.random.random_range(0..self.plan.timing.tick_us);
             self.schedule(phase, Next::Tick(*id));
-        }
-        let restless = self.plan.liars.iter().filter(|(_, (fault, _))| fault.wants_restarts());
-        for id in restless.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.schedule(RELAPSE_US.0, Next::Relapse(id));
         }
         Ok(())
     }

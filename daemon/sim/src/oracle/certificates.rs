@@ -4,6 +4,7 @@
 //! - `suspect-certificate`: the same for Suspects.
 //! - `position`: a TermVote's position is what its certificate names, and of a lower term.
 //! - `equivocation`: a proof names two headers that one leader signed for one index of a term.
+//! - `accused`: that leader is no correct member.
 //! - `forwarded`: votes, batches and proposals that a correct member sends carry true signatures.
 //!
 //! Signatures are deterministic, so every certificate is checked once and then found by comparison.
@@ -240,5 +241,7 @@ fn check_proof(cast: &Cast, by: MemberId, proof: &Equivocation) -> Result<(), Vi
         && (a.epoch, a.term, a.index) == (b.epoch, b.term, b.index)
         && is_signed(first)
         && is_signed(second);
-    require(is_proof, "equivocation", || format!("{by} sent a false proof of equivocation: {proof:?}"))
+    require(is_proof, "equivocation", || format!("{by} sent a false proof of equivocation: {proof:?}"))?;
+    let is_correct = cast.correct().iter().any(|id| cast.leads(a.term, *id));
+    require(!is_correct, "accused", || format!("{by} accuses a correct leader: {proof:?}"))
 }

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{Next, Step, World};
 use crate::{
     Options,
-    event::Observer,
+    event::{Observer, Violation},
     plan::{Kind, Plan},
 };
 
@@ -55,13 +55,16 @@ impl<'a> World<'a> {
         self.until_time(end_us, |_| false)
     }
 
-    /// Lets time pass until all correct members are in a term of this leader, or it takes too long.
-    pub fn stage_seek(&mut self, leader: MemberId, at_most_us: u64) -> Step {
+    /// Lets time pass until all correct members are in a term of this leader, or it takes too long. Says whether they are.
+    pub fn stage_seek(&mut self, leader: MemberId, at_most_us: u64) -> Result<bool, Violation> {
         let end_us = self.now_us + at_most_us;
-        self.until_time(end_us, |world| {
-            let mut correct = world.nodes.values().filter(|node| node.is_correct());
-            correct.all(|node| node.replica.as_ref().is_some_and(|replica| replica.status().leader == leader))
-        })
+        self.until_time(end_us, |world| world.is_led_by(leader))?;
+        Ok(self.is_led_by(leader))
+    }
+
+    fn is_led_by(&self, leader: MemberId) -> bool {
+        let mut correct = self.nodes.values().filter(|node| node.is_correct());
+        correct.all(|node| node.replica.as_ref().is_some_and(|replica| replica.status().leader == leader))
     }
 
     fn until_time(&mut self, end_us: u64, mut done: impl FnMut(&Self) -> bool) -> Step {

@@ -94,15 +94,33 @@ fn terms_are_few() {
 #[test]
 fn the_end_is_quiet() {
     let (mut play, nodes) = calm();
-    play.at_us = 16_000_000;
+    play.at_us = 19_500_000;
     play.send(2, 1, &Message::Suspect(play.suspect(2, 0))).unwrap();
     fires(end(&mut play, &nodes, 0, 0), "restless");
     let (mut play, nodes) = calm();
     let enter = play.enter(2, 1, None);
     play.sync(2, Record::Term(Arc::clone(&enter))).unwrap();
-    play.at_us = 16_000_000;
+    play.at_us = 19_500_000;
     play.send(2, 1, &Message::EnterTerm(enter)).unwrap();
     fires(end(&mut play, &nodes, 0, 0), "restless");
+}
+
+#[test]
+fn liars_do_not_topple_a_correct_leader() {
+    let topple = |begins: bool, at_us: u64| {
+        let mut play = Play::with_liars(&[4]);
+        if begins {
+            play.begin();
+        }
+        play.see(&Event::Calm { term: Term(0) }).unwrap();
+        let enter = play.enter(2, 1, None);
+        play.sync(2, Record::Term(Arc::clone(&enter))).unwrap();
+        play.at_us = at_us;
+        play.send(2, 1, &Message::EnterTerm(enter))
+    };
+    fires(topple(true, 3_000_000), "toppled");
+    topple(true, 1_000_000).unwrap();
+    topple(false, 3_000_000).unwrap();
 }
 
 #[test]

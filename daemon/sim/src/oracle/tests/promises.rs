@@ -69,7 +69,8 @@ fn a_proof_of_equivocation_is_two_headers() {
     let proof = |second| {
         Message::Equivocation(Box::new(bftd_core::message::Equivocation { first: first.clone(), second }))
     };
-    play.send(2, 3, &proof(second)).unwrap();
+    play.send(2, 3, &proof(second.clone())).unwrap();
+    fires(Play::with_liars(&[3]).send(2, 3, &proof(second)), "accused");
     fires(play.send(2, 3, &proof(first.clone())), "equivocation");
 }
 
