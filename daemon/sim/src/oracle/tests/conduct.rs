@@ -109,11 +109,10 @@ fn the_end_is_quiet() {
 fn liars_do_not_topple_a_correct_leader() {
     let topple = |begins: bool, at_us: u64| {
         let mut play = Play::with_liars(&[4]);
-        if begins {
-            play.begin();
-        }
+        let first = begins.then(|| play.begin());
+        let position = first.map(|first| play.certificate(Prepare, first.reference(), &[1, 2, 3]));
         play.see(&Event::Calm { term: Term(0) }).unwrap();
-        let enter = play.enter(2, 1, None);
+        let enter = play.enter(2, 1, position);
         play.sync(2, Record::Term(Arc::clone(&enter))).unwrap();
         play.at_us = at_us;
         play.send(2, 1, &Message::EnterTerm(enter))
