@@ -24,13 +24,16 @@ pub(crate) struct Equivocate {
     deceived: Vec<MemberId>,
     /// Who is shown certificates of forged blocks.
     shown: Vec<MemberId>,
+    /// Whether it lets the deceived see the true story, too, a little later.
+    is_careless: bool,
     chain: ForgedChain,
 }
 
 impl Equivocate {
     pub fn new(liar: Liar, mut chance: Chance) -> Self {
         let (deceived, shown) = (chance.some(&liar), chance.some(&liar));
-        Self { liar, deceived, shown, chain: ForgedChain::default() }
+        let is_careless = chance.one_in(4);
+        Self { liar, deceived, shown, is_careless, chain: ForgedChain::default() }
     }
 
     /// The block that the deceived get in the place of an honest one.
@@ -49,7 +52,9 @@ impl Adversary for Equivocate {
     fn outgoing(&mut self, to: MemberId, message: &Message) -> Vec<Parcel> {
         match message {
             Message::Append(append) if self.deceived.contains(&to) => {
-                vec![Parcel::now(to, Message::Append(self.forge(append)))]
+                let forged = Parcel::now(to, Message::Append(self.forge(append)));
+                let honest = Parcel::now(to, message.clone()).after(3_000);
+                if self.is_careless { vec![forged, honest] } else { vec![forged] }
             }
             // A liar does not accuse itself.
             Message::Evidence(_) => Vec::new(),

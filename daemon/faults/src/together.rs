@@ -30,7 +30,9 @@ impl Adversary for Together {
     }
 
     fn hears(&mut self, from: MemberId, message: &Message) -> bool {
-        self.0.iter_mut().fold(true, |hears, adversary| adversary.hears(from, message) && hears)
+        // All are asked: some keep an account of what they are asked.
+        let answers: Vec<_> = self.0.iter_mut().map(|adversary| adversary.hears(from, message)).collect();
+        answers.into_iter().all(|hears| hears)
     }
 
     fn incoming(&mut self, from: MemberId, message: &Message) -> Vec<Parcel> {

@@ -13,7 +13,9 @@ mod node;
 pub mod oracle;
 mod plan;
 mod scheme;
+pub mod story;
 mod trace;
+pub mod twins;
 mod world;
 
 use std::{

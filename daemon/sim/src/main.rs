@@ -2,6 +2,7 @@
 
 use std::{
     io::IsTerminal,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Mutex, PoisonError,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use bftd_faults::Fault;
-use bftd_sim::{Failure, Options, Report, run};
+use bftd_sim::{Failure, Options, Report, run, story::play};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -49,6 +50,9 @@ struct Arguments {
     /// List what liars do.
     #[arg(long)]
     adversaries: bool,
+    /// Play a story, and print how it goes.
+    #[arg(long, value_name = "PATH")]
+    story: Option<PathBuf>,
     /// Sign with real keys: slower, and no different.
     #[arg(long)]
     ed25519: bool,
@@ -63,11 +67,28 @@ fn main() -> ExitCode {
         Fault::all().for_each(|fault| println!("{fault}"));
         return ExitCode::SUCCESS;
     }
+    if let Some(path) = &arguments.story {
+        return tell_story(path);
+    }
     let Arguments { nodes, ed25519, adversary, .. } = arguments;
     let options = Options { nodes, ed25519, adversary };
     match arguments.seed {
         Some(seed) => replay(&options, seed, arguments.trace),
         None => search(&options, &arguments),
+    }
+}
+
+fn tell_story(path: &Path) -> ExitCode {
+    let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
+    match read.and_then(|story| play(&story)) {
+        Ok(told) => {
+            print!("{told}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{}: {error}", path.display());
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -59,6 +59,9 @@ pub(crate) struct Plan {
     pub liars: BTreeMap<MemberId, (Fault, u64)>,
 }
 
+/// Longer than any run.
+const NEVER_US: u64 = 1 << 60;
+
 /// A kind of message that matters to schedules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -90,6 +93,11 @@ impl Kind {
         Self::Read,
     ];
 
+    /// The kind of this name, as `Debug` writes it.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| format!("{kind:?}") == name)
+    }
+
     pub fn of(message: &Message) -> Self {
         match message {
             Message::Append(_) => Self::Append,
@@ -110,6 +118,43 @@ impl Kind {
 }
 
 impl Plan {
+    /// Nothing goes wrong but what `liars` do; messages take a millisecond.
+    pub fn quiet(liars: BTreeMap<MemberId, (Fault, u64)>) -> Self {
+        let timing = Timing {
+            tick_us: 20_000,
+            heartbeat_us: 40_000,
+            timeout_us: 300_000,
+            max_timeout_us: 2_000_000,
+            resend_us: 60_000,
+            ..Timing::default()
+        };
+        Self {
+            timing,
+            chaos_us: 0,
+            writes: 0,
+            reads: 0,
+            delay_us: (1_000, 1_000),
+            sync_us: (200, 200),
+            execute_us: (0, 0),
+            loss: 0.0,
+            duplication: 0.0,
+            straggling: 0.0,
+            partial: Vec::new(),
+            isolate_after_partial: 0.0,
+            kind_loss: Vec::new(),
+            lossy_links: Vec::new(),
+            crash_after: Vec::new(),
+            crash_in_sync: 0.0,
+            crash_every_us: None,
+            crash_leaders: false,
+            down_us: (NEVER_US, NEVER_US),
+            cut_every_us: None,
+            one_way: false,
+            skew_ms: 0,
+            liars,
+        }
+    }
+
     pub fn draw(options: &Options, f: usize, random: &mut ChaCha8Rng) -> Self {
         let n = options.nodes;
         let base = random.random_range(1..=4_u64) * 60_000;

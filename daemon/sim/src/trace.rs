@@ -173,7 +173,8 @@ fn say(message: &Message) -> String {
     }
 }
 
-fn say_evidence(evidence: &Evidence) -> String {
+/// A proof in a few words.
+pub(crate) fn say_evidence(evidence: &Evidence) -> String {
     match evidence {
         Evidence::DoubleVote { first: Vote { ballot: Ballot { kind, block, .. }, signer, .. }, .. } => {
             format!("{signer} cast two {kind:?} votes for {}/{}", block.term, block.index)

@@ -6,6 +6,7 @@
 mod faults;
 mod life;
 mod network;
+mod stage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -93,19 +94,26 @@ type Step = Result<(), Violation>;
 impl<'a> World<'a> {
     pub fn new(options: &Options, seed: u64, observer: &'a mut dyn Observer) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let (members, _) = Self::about(options);
+        let plan = Plan::draw(options, members.f(), &mut random);
+        Self::with_plan(options, plan, random, observer)
+    }
+
+    /// A world of a certain plan.
+    pub fn with_plan(
+        options: &Options,
+        plan: Plan,
+        mut random: ChaCha8Rng,
+        observer: &'a mut dyn Observer,
+    ) -> Self {
         let scheme = Scheme::new(options.nodes, options.ed25519);
         let members = Arc::new(membership(&scheme));
-        let plan = Plan::draw(options, members.f(), &mut random);
         let verifier = Arc::new(Verifier::new(Arc::clone(&members), Arc::clone(&scheme.check)));
         let mut nodes = BTreeMap::new();
         for id in members.ids() {
-            let liar = Liar {
-                me: id,
-                members: Arc::clone(&members),
-                signer: Arc::clone(&scheme.signers[&id]),
-                verifier: Arc::clone(&verifier),
-                timing: plan.timing,
-            };
+            let (members, verifier) = (Arc::clone(&members), Arc::clone(&verifier));
+            let signer = Arc::clone(&scheme.signers[&id]);
+            let liar = Liar { me: id, members: Arc::clone(&members), signer, verifier, timing: plan.timing };
             let adversary = plan.liars.get(&id).map(|(fault, seed)| adversary(*fault, liar, *seed));
             let skew_ms = random.random_range(-plan.skew_ms..=plan.skew_ms);
             nodes.insert(id, Node::new(id, &members, adversary, skew_ms));
@@ -144,11 +152,10 @@ impl<'a> World<'a> {
     }
 
     fn live(&mut self) -> Step {
-        let ids: Vec<_> = self.members.ids().collect();
-        for id in &ids {
-            self.start(*id)?;
-            let phase = self.random.random_range(0..self.plan.timing.tick_us);
-            self.schedule(phase, Next::Tick(*id));
+        self.begin()?;
+        let restless = self.plan.liars.iter().filter(|(_, (fault, _))| fault.wants_restarts());
+        for id in restless.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.schedule(RELAPSE_US.0, Next::Relapse(id));
         }
         for _ in 0..self.plan.writes {
             let at = self.random.random_range(0..self.plan.chaos_us);
@@ -158,17 +165,29 @@ impl<'a> World<'a> {
             let at = self.random.random_range(0..self.plan.chaos_us);
             self.schedule(at, Next::Read);
         }
-        let restless = self.plan.liars.iter().filter(|(_, (fault, _))| fault.wants_restarts());
-        for id in restless.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.schedule(RELAPSE_US.0, Next::Relapse(id));
-        }
         self.schedule_fault(self.plan.crash_every_us, Next::Crash);
         self.schedule_fault(self.plan.cut_every_us, Next::Cut);
         self.schedule(self.plan.chaos_us, Next::Calm);
         self.until(|world| world.is_calm)?;
+        self.settle()
+    }
+
+    /// All nodes start.
+    fn begin(&mut self) -> Step {
+        let ids: Vec<_> = self.members.ids().collect();
+        for id in &ids {
+            self.start(*id)?;
+            let phase = self.random.random_range(0..self.plan.timing.tick_us);
+            self.schedule(phase, Next::Tick(*id));
+        }
+        Ok(())
+    }
+
+    /// From the calm on, until nothing is left to do.
+    fn settle(&mut self) -> Step {
         let calm_since = self.now_us;
         let deadline = calm_since + PATIENCE_US;
-        let quiet_us = if self.plan.liars.is_empty() { QUIET_US } else { QUIET_WITH_LIARS_US };
+        let quiet_us = if self.has_no_liars() { QUIET_US } else { QUIET_WITH_LIARS_US };
         // Nobody must be settled by chance in the middle of a term change.
         let mut settled_since = None;
         self.until(|world| {
@@ -179,7 +198,7 @@ impl<'a> World<'a> {
             }
             let settled = settled_since.is_some_and(|since| world.now_us >= since + quiet_us);
             // A liar that leads may go on proposing empty blocks: then it is never quiet, but done for a moment.
-            let restless = !world.plan.liars.is_empty() && world.now_us > calm_since + PATIENCE_US / 4;
+            let restless = !world.has_no_liars() && world.now_us > calm_since + PATIENCE_US / 4;
             settled || restless && settled_since.is_some() || world.now_us > deadline
         })?;
         self.report.settled_us = self.now_us - calm_since;
@@ -243,6 +262,10 @@ impl<'a> World<'a> {
         }
     }
 
+    fn has_no_liars(&self) -> bool {
+        self.nodes.values().all(Node::is_correct)
+    }
+
     // The end.
 
     /// Whether nothing is left to do: for correct nodes all is answered and equal.
@@ -254,7 +277,7 @@ impl<'a> World<'a> {
             if !node.writes.is_empty()
                 || !node.reads.is_empty()
                 || status.committed.index != status.executed.index
-                || self.plan.liars.is_empty() && !status.open
+                || self.has_no_liars() && !status.open
             {
                 return false;
             }

@@ -96,7 +96,8 @@ impl Liveness {
     }
 
     fn check_toppled(&self, cast: &Cast, at_us: u64, newest: u64, entered: Term) -> Result<(), Violation> {
-        let is_late = self.calm.is_some() && at_us > self.calm_us + GRACE_US;
+        // Without liars `restless` is the stricter one.
+        let is_late = self.calm.is_some() && !cast.all_correct() && at_us > self.calm_us + GRACE_US;
         let was_led = self.begun.contains(&newest)
             && cast.correct().iter().any(|leader| cast.leads(Term(newest), *leader));
         require(!(is_late && was_led && entered.0 > newest), "toppled", || {

@@ -23,6 +23,11 @@ impl World<'_> {
     pub(super) fn write(&mut self) -> Step {
         let id = self.any_member();
         let key = key(self.random.random_range(0..KEYS));
+        self.write_at(id, key)
+    }
+
+    /// A client of this member writes a value of its own.
+    pub(super) fn write_at(&mut self, id: MemberId, key: Bytes) -> Step {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         if !node.replica.as_ref().is_some_and(Replica::may_submit) {
             return Ok(());
@@ -39,6 +44,11 @@ impl World<'_> {
     pub(super) fn read(&mut self) -> Step {
         let id = self.any_member();
         let key = key(self.random.random_range(0..KEYS));
+        self.read_at(id, key)
+    }
+
+    /// A client of this member reads.
+    pub(super) fn read_at(&mut self, id: MemberId, key: Bytes) -> Step {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.replica.is_some()) else { return Ok(()) };
         self.next_read += 1;
         let ticket = ReadTicket(self.next_read);

@@ -107,6 +107,23 @@ fn the_end_is_quiet() {
 }
 
 #[test]
+fn liars_do_not_topple_a_correct_leader() {
+    let topple = |begins: bool, at_us: u64| {
+        let mut play = Play::with_liars(&[4]);
+        let first = begins.then(|| play.begin());
+        let position = first.map(|first| play.certificate(Prepare, first.reference(), &[1, 2, 3]));
+        play.see(&Event::Calm { term: Term(0) }).unwrap();
+        let enter = play.enter(2, 1, position);
+        play.sync(2, Record::Term(Arc::clone(&enter))).unwrap();
+        play.at_us = at_us;
+        play.send(2, 1, &Message::EnterTerm(enter))
+    };
+    fires(topple(true, 3_000_000), "toppled");
+    topple(true, 1_000_000).unwrap();
+    topple(false, 3_000_000).unwrap();
+}
+
+#[test]
 fn a_proved_liar_does_not_lead_on() {
     let mut play = Play::with_liars(&[1]);
     play.see(&Event::Calm { term: Term(0) }).unwrap();
