@@ -1,4 +1,5 @@
-//! The log's reading side, for serving peers and for replaying committed blocks. It never blocks the writer.
+//! The log's reading side, for serving peers and for replaying committed blocks. It never blocks the writer. It sees what the database
+//! holds: [`super::LogWriter`] brings that up to date within a quarter of a second, and when it is closed.
 //!
 //! Every read is a transaction of its own and short, because pages that a transaction can see are not reused.
 
@@ -18,7 +19,7 @@ use serde::de::DeserializeOwned;
 use super::{
     codec,
     error::StoreError,
-    log::{BLOCKS, BlockKey, CERTIFICATES, META, meta as keys},
+    home::{BLOCKS, BlockKey, CERTIFICATES, META, meta as keys},
 };
 
 /// Some of the committed blocks, one after the other.

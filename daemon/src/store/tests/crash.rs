@@ -1,10 +1,8 @@
 //! Power cuts at every operation of a run, and disks that fail at every operation.
 
-use std::path::Path;
-
 use super::{
-    disk::{Disk, Failure, Loss},
-    script::{Expected, Random, Script, block, cluster, committed, root},
+    disk::{Disk, Failure, Loss, open},
+    script::{Expected, Random, Script, block, committed, root},
 };
 use crate::store::{LogStore, StoreError};
 use bftd_core::{durable::Record, ids::Term};
@@ -13,9 +11,8 @@ use bftd_core::{durable::Record, ids::Term};
 const LOSSES: [(Loss, usize); 5] =
     [(Loss::All, 1), (Loss::Nothing, 1), (Loss::Tail, 2), (Loss::Some, 2), (Loss::Sectors, 3)];
 
-fn open(disk: &Disk) -> Result<LogStore, StoreError> {
-    LogStore::with_backend(disk.clone(), Path::new("log"), &cluster())
-}
+/// After every how many groups the database is brought up to date.
+const APPLIED: usize = 7;
 
 /// A run on a disk that notes everything.
 struct Recorded {
@@ -37,9 +34,12 @@ fn record(disk: Disk, groups: usize) -> Recorded {
     let mut expected = vec![Expected::default()];
     let mut store = open(&disk).unwrap();
     let mut acknowledged = Vec::new();
-    for group in &groups {
+    for (number, group) in groups.iter().enumerate() {
         store.append(group).unwrap();
         acknowledged.push(disk.operations());
+        if number % APPLIED == APPLIED - 1 {
+            store.apply().unwrap();
+        }
         let mut next = expected.last().cloned().unwrap();
         next.apply(group);
         expected.push(next);
@@ -84,6 +84,7 @@ fn cut_everywhere(run: &Recorded) -> Result<(usize, usize), String> {
                     for group in &run.groups[held..] {
                         store.append(group).map_err(|error| format!("{error}, went on after {context}"))?;
                     }
+                    store.apply().map_err(|error| format!("{error}, went on after {context}"))?;
                     run.expected[run.groups.len()].assert_is(&store, 7, &format!("went on after {context}"));
                 }
             }
@@ -181,18 +182,23 @@ fn fail(run: &Recorded, initial: Disk, failure: Failure) -> Disk {
         let error = groups.find_map(|group| match store.append(group) {
             Ok(()) => {
                 acknowledged += 1;
-                None
+                if acknowledged % APPLIED == 0 { store.apply().err() } else { None }
             }
             Err(error) => Some(error),
         });
         if let Some(error) = error {
-            assert!(matches!(error, StoreError::Database(_)), "{error}, {context}");
-            let asked = disk.asked();
+            assert!(matches!(error, StoreError::Database(_) | StoreError::Wal { .. }), "{error}, {context}");
+            let (Failure::Once(at) | Failure::From(at)) = failure else { panic!("{context}") };
+            assert_eq!((disk.asked(), disk.failed()), (at + 1, 1), "noticed at once, {context}");
             for group in groups {
                 assert!(matches!(store.append(group), Err(StoreError::Poisoned)), "{context}");
             }
+            assert!(matches!(store.apply(), Err(StoreError::Poisoned)), "{context}");
+            assert_eq!(disk.asked(), at + 1, "nothing is tried after an error, {context}");
+            // The database may be closed properly when it was a write-ahead file that failed.
+            let asked = disk.asked_of_wal();
             drop(store);
-            assert_eq!(disk.asked(), asked, "nothing is tried after an error, {context}");
+            assert_eq!(disk.asked_of_wal(), asked, "nothing is tried after an error, {context}");
         }
     }
     for (loss, seed) in [(Loss::All, 0), (Loss::Nothing, 0), (Loss::Sectors, 1)] {
@@ -211,7 +217,7 @@ fn a_disk_that_fails_at_any_operation_ends_the_log_without_a_false_acknowledgeme
     for at in 0..last {
         for failure in [Failure::Once(at), Failure::From(at)] {
             let disk = fail(&run, Disk::with_log(), failure);
-            assert_eq!((disk.asked(), disk.failed()), (at + 1, 1), "noticed at once, {failure:?}");
+            assert!(disk.failed() > 0, "{failure:?}");
         }
     }
 }
@@ -232,6 +238,7 @@ fn record_large() -> Recorded {
         }
         store.append(&group).unwrap();
         acknowledged.push(disk.operations());
+        store.apply().unwrap();
         let mut next = expected.last().cloned().unwrap();
         next.apply(&group);
         expected.push(next);

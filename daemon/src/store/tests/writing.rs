@@ -1,20 +1,19 @@
 //! The thread of durable writes.
 
 use std::{
-    path::Path,
     sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
 
 use super::{
-    disk::{Disk, Failure},
-    script::{Expected, Random, Script, block, cluster, root},
+    disk::{self, Disk, Failure, Loss},
+    script::{Expected, Random, Script, block, root},
 };
 use crate::store::{LogStore, LogWriter, MAX_WAITING_BYTES, MAX_WAITING_RECORDS, StoreError};
 use bftd_core::{durable::Record, ids::Incarnation, ids::Term};
 
 fn open(disk: &Disk) -> LogStore {
-    LogStore::with_backend(disk.clone(), Path::new("log"), &cluster()).unwrap()
+    disk::open(disk).unwrap()
 }
 
 #[test]
@@ -44,9 +43,17 @@ fn what_is_reported_is_durable_and_closing_writes_the_rest() {
     assert!(reports.windows(2).all(|pair| pair[0].0 < pair[1].0), "numbers rise");
     assert_eq!(reports.last().unwrap().0, expected.len() as u64 - 1, "every record is reported in the end");
     for (number, operations) in reports.iter() {
-        let cut = Disk::new(disk.after_cut(*operations, super::disk::Loss::All, &mut Random(0)));
+        let cut = Disk::new(disk.after_cut(*operations, Loss::All, &mut Random(0)));
         let held = open(&cut).load().unwrap();
         assert_eq!(held, expected[usize::try_from(*number).unwrap()].durable, "record {number}");
+    }
+    // Both threads' operations in the order in which they came, cut everywhere.
+    for cut in 0..=disk.operations() {
+        let reported = reports.iter().filter(|(_, operations)| *operations <= cut).next_back();
+        let reported = usize::try_from(reported.map_or(0, |(number, _)| *number)).unwrap();
+        let rest = Disk::new(disk.after_cut(cut, Loss::Sectors, &mut Random(cut as u64)));
+        let held = open(&rest).load().unwrap();
+        assert!(expected[reported..].iter().any(|expected| expected.durable == held), "cut at {cut}");
     }
     expected.last().unwrap().assert_is(&open(&disk), 1, "closed");
 }
@@ -68,20 +75,20 @@ fn a_failure_is_reported_once_and_last() {
                 durable = number;
             }
             Err(error) => {
-                assert!(matches!(error, StoreError::Database(_)), "{error}");
+                assert!(matches!(error, StoreError::Database(_) | StoreError::Wal { .. }), "{error}");
                 break;
             }
         }
     }
-    let asked = disk.asked();
+    let asked = disk.asked_of_wal();
     writer.append([Record::Incarnation(Incarnation(99))]);
     writer.flush();
     assert!(!writer.is_full(), "what can't be written does not gather");
     assert!(matches!(writer.close(), Err(StoreError::Poisoned)));
     assert!(receive.try_recv().is_err(), "no second report");
-    assert_eq!(disk.asked(), asked, "nothing was tried again");
+    assert_eq!(disk.asked_of_wal(), asked, "nothing was tried again");
     assert!(durable >= 1);
-    let rest = Disk::new(disk.after_cut(disk.operations(), super::disk::Loss::All, &mut Random(0)));
+    let rest = Disk::new(disk.after_cut(disk.operations(), Loss::All, &mut Random(0)));
     assert_eq!(open(&rest).load().unwrap().incarnation, Incarnation(durable));
 }
 
