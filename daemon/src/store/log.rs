@@ -195,8 +195,14 @@ fn open(path: &Path) -> Result<FileBackend, StoreError> {
 
 /// Creates a file, in the place of one that was left by a start that was cut off.
 fn create(path: &Path) -> Result<FileBackend, StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(StoreError::io("remove", path)(error));
+        }
+        _ => {}
+    }
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(true).mode(0o600);
+    options.read(true).write(true).create_new(true).mode(0o600);
     backend(options.open(path).map_err(StoreError::io("create", path))?)
 }
 

@@ -139,7 +139,7 @@ fn a_power_cut_during_recovery_is_survived() {
 
 #[test]
 fn what_is_read_after_a_kill_survives_a_power_cut() {
-    let run = record(Disk::with_log(), 60);
+    let run = record(Disk::with_log(), 90);
     let mut cuts = 0;
     for kill in 0..=run.disk.operations() {
         let disk = run.disk.after_kill(kill);
@@ -211,7 +211,7 @@ fn fail(run: &Recorded, initial: Disk, failure: Failure) -> Disk {
 
 #[test]
 fn a_disk_that_fails_at_any_operation_ends_the_log_without_a_false_acknowledgement() {
-    let run = record(Disk::with_log(), 40);
+    let run = record(Disk::with_log(), 80);
     let last = *run.acknowledged.last().unwrap();
     assert!(last > 200, "{last}");
     for at in 0..last {
