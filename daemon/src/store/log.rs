@@ -136,10 +136,10 @@ impl LogStore {
     /// The write or the sync failed, or a record contradicts the log. In the first case it is unknown whether the group
     /// is durable, in the second nothing of it is; every later call fails.
     pub fn append(&mut self, records: &[Record]) -> Result<(), StoreError> {
-        if records.is_empty() {
-            return Ok(());
-        }
         self.once(|store| {
+            if records.is_empty() {
+                return Ok(());
+            }
             store.front.append(records)?;
             store.pending.extend_from_slice(records);
             Ok(())
