@@ -21,6 +21,7 @@ pub(crate) const DEV: &str = "dev";
 
 /// List contexts, or select one.
 #[derive(Args, Debug)]
+#[command(after_help = "Example:\n  bftctl context use dev")]
 pub(crate) struct Context {
     #[command(subcommand)]
     command: ContextCommand,

@@ -163,7 +163,7 @@ impl Get {
             render::json(&Body { row: Row::new(self.key.as_bytes(), &entry, true), index: at.index })?;
         } else {
             let mut value = entry.value.to_vec();
-            if io::stdout().is_terminal() && !value.ends_with(b"\n") {
+            if (session.is_shell || io::stdout().is_terminal()) && !value.ends_with(b"\n") {
                 value.push(b'\n');
             }
             render::bytes(&value)?;

@@ -19,6 +19,9 @@ use tokio::sync::Semaphore;
 /// The least time between two releases: finer would wake the processor more often than it is worth.
 const GRID: Duration = Duration::from_micros(250);
 
+/// What is due within this time of the end may have had no time to begin.
+const END: Duration = Duration::from_millis(20);
+
 /// A schedule that is being kept.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -66,9 +69,9 @@ impl Pace {
         self.due.close();
     }
 
-    /// How many operations should have begun by now and have not.
+    /// How many operations should have begun by now and have not. What is due at the very end doesn't count.
     pub(super) fn not_begun(&self, elapsed: Duration) -> u64 {
-        due_by(self.rate, elapsed).saturating_sub(self.taken.get())
+        due_by(self.rate, elapsed.saturating_sub(END)).saturating_sub(self.taken.get())
     }
 }
 

@@ -38,6 +38,9 @@ const LOOK: Duration = Duration::from_millis(25);
 
 /// Run a cluster of real daemons on this machine, without root.
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  bftctl dev up && bftctl put greeting hello && bftctl dev kill 1 && bftctl get greeting --node 2"
+)]
 pub(crate) struct Dev {
     #[command(subcommand)]
     command: DevCommand,
@@ -128,8 +131,12 @@ impl Dev {
                 restart(session, &nodes).await?;
                 finish(session, &nodes)?;
             }
-            DevCommand::Pause(numbers) => signal(session, &root, &numbers.nodes, Signal::STOP, "paused")?,
-            DevCommand::Resume(numbers) => signal(session, &root, &numbers.nodes, Signal::CONT, "resumed")?,
+            DevCommand::Pause(numbers) => {
+                signal(session, &root, &numbers.nodes, Signal::STOP, "paused").await?;
+            }
+            DevCommand::Resume(numbers) => {
+                signal(session, &root, &numbers.nodes, Signal::CONT, "running").await?;
+            }
             DevCommand::Wipe => wipe(session, &root).await?,
         }
         Ok(Code::Ok)
@@ -268,7 +275,7 @@ async fn stop(session: &Session, nodes: &[&Node]) -> Result<(), Failure> {
     }
     if wait_gone(&stopping, DOWN).await.is_err() {
         for (node, daemon) in &stopping {
-            if process::find(node).is_some() {
+            if !daemon.is_gone() {
                 session.say(&format!("{} does not stop; killing it", node.name()));
                 daemon.signal(Signal::KILL)?;
             }
@@ -284,7 +291,7 @@ async fn stop(session: &Session, nodes: &[&Node]) -> Result<(), Failure> {
 async fn wait_gone(daemons: &[(&Node, Daemon)], limit: Duration) -> Result<(), Failure> {
     let deadline = Instant::now() + limit;
     for (node, daemon) in daemons {
-        while process::find(node).is_some() {
+        while !daemon.is_gone() {
             if Instant::now() >= deadline {
                 return Err(Failure::other(format!("{} (pid {}) does not end", node.name(), daemon.pid())));
             }
@@ -294,13 +301,28 @@ async fn wait_gone(daemons: &[(&Node, Daemon)], limit: Duration) -> Result<(), F
     Ok(())
 }
 
-fn signal(session: &Session, root: &Path, numbers: &[u8], signal: Signal, done: &str) -> Result<(), Ended> {
+/// Signals daemons, and waits until they are in the state that the signal leads to.
+async fn signal(
+    session: &Session,
+    root: &Path,
+    numbers: &[u8],
+    signal: Signal,
+    state: &str,
+) -> Result<(), Ended> {
     let layout = Layout::load(root)?;
     let nodes = layout.numbered(numbers)?;
     for node in &nodes {
         let daemon = running(node)?;
         daemon.signal(signal)?;
-        session.say(&format!("{done} {} (pid {})", node.name(), daemon.pid()));
+        let deadline = Instant::now() + DOWN;
+        while daemon.state() != state {
+            if Instant::now() >= deadline {
+                let message = format!("{} (pid {}) is not {state} after {DOWN:?}", node.name(), daemon.pid());
+                return Err(Failure::other(message).into());
+            }
+            sleep(LOOK).await;
+        }
+        session.say(&format!("{} is {state} (pid {})", node.name(), daemon.pid()));
     }
     finish(session, &nodes)
 }

@@ -62,12 +62,24 @@ impl Daemon {
     }
 
     pub(super) fn state(self) -> &'static str {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
-        // The second field is the program's name in parentheses, the third the state.
-        match stat.rsplit_once(") ") {
-            Some((_, rest)) if rest.starts_with('T') => "paused",
-            _ => "running",
+        if self.state_letter() == Some('T') { "paused" } else { "running" }
+    }
+
+    /// Whether it has ended, all of it: only then are its sockets and locks free. Its command line is empty before
+    /// that, and its first thread may end before the others.
+    pub(super) fn is_gone(self) -> bool {
+        match self.state_letter() {
+            None | Some('X') => true,
+            Some('Z') => fs::read_dir(format!("/proc/{}/task", self.pid())).map_or(0, Iterator::count) <= 1,
+            Some(_) => false,
         }
+    }
+
+    /// The state of its first thread; none where there is no such process.
+    fn state_letter(self) -> Option<char> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+        // The second field is the program's name in parentheses, the third the state.
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
     }
 }
 

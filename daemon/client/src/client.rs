@@ -1,5 +1,8 @@
 //! The async client: one connection, many calls in flight.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     io,
@@ -30,6 +33,10 @@ use crate::{
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// How many calls of one connection are in flight; more wait for a place.
 const IN_FLIGHT: usize = 4096;
+/// How many bytes of keys and values these calls carry; more wait, so that a slow daemon does not fill our memory.
+const BYTES_IN_FLIGHT: u32 = 64 << 20;
+/// A buffer that grew larger is given back once it is written.
+const KEPT: usize = 1 << 20;
 /// Within what time a daemon must have greeted.
 const GREETING_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -97,13 +104,15 @@ struct Shared {
     news: Notify,
     next: AtomicU64,
     places: Semaphore,
+    /// [`BYTES_IN_FLIGHT`], less those in flight.
+    room: Semaphore,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// Bounded by [`IN_FLIGHT`].
     waiting: HashMap<u64, oneshot::Sender<Response>>,
-    /// Frames to be written. Bounded by [`IN_FLIGHT`] calls of at most a frame each.
+    /// Frames to be written. Bounded by [`IN_FLIGHT`] calls and [`BYTES_IN_FLIGHT`].
     out: Vec<u8>,
     /// Why the connection is of no more use.
     broken: Option<String>,
@@ -163,6 +172,10 @@ impl Client {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::NotUnderstood`].
     pub async fn connect(path: &Path) -> Result<Self, Error> {
+        Self::connect_within(path, GREETING_DEADLINE).await
+    }
+
+    async fn connect_within(path: &Path, deadline: Duration) -> Result<Self, Error> {
         let unreachable = |source| Error::Unreachable { path: path.to_owned(), source };
         let greet = async {
             let mut stream = UnixStream::connect(path).await.map_err(unreachable)?;
@@ -174,13 +187,19 @@ impl Client {
                 Err(source) => Err(Error::NotUnderstood { path: path.to_owned(), source }),
             }
         };
-        let slow = || unreachable(io::Error::new(io::ErrorKind::TimedOut, "no greeting within 5 seconds"));
-        let (stream, buffer) = timeout(GREETING_DEADLINE, greet).await.map_err(|_| slow())??;
+        let why = || {
+            format!(
+                "no greeting within {deadline:?}; it may be overloaded, or serve as many clients as it can"
+            )
+        };
+        let slow = || unreachable(io::Error::new(io::ErrorKind::TimedOut, why()));
+        let (stream, buffer) = timeout(deadline, greet).await.map_err(|_| slow())??;
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             news: Notify::new(),
             next: AtomicU64::new(CONNECTION + 1),
             places: Semaphore::new(IN_FLIGHT),
+            room: Semaphore::new(BYTES_IN_FLIGHT as usize),
         });
         let (reader, writer) = stream.into_split();
         let reading = tokio::spawn(read_replies(reader, buffer, Arc::clone(&shared)));
@@ -225,6 +244,7 @@ impl Client {
     async fn ask(&self, request: Request, is_sent: &mut bool) -> Result<Response, Lost> {
         let shared = &*self.connection.shared;
         let _place = shared.places.acquire().await.map_err(|_| Lost::Broken)?;
+        let _room = shared.room.acquire_many(weight(&request)).await.map_err(|_| Lost::Broken)?;
         let id = shared.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         let waiting = {
@@ -333,6 +353,22 @@ enum Lost {
     TooLarge(String),
 }
 
+/// What a request takes of [`BYTES_IN_FLIGHT`].
+fn weight(request: &Request) -> u32 {
+    let bytes = match request {
+        Request::Execute(Operation::Put { key, value, .. }) => key.len().saturating_add(value.len()),
+        Request::Execute(Operation::Delete { key: bytes } | Operation::DeletePrefix { prefix: bytes })
+        | Request::Query { query: Query::Get { key: bytes } | Query::Count { prefix: bytes }, .. } => {
+            bytes.len()
+        }
+        Request::Query { query: Query::List { prefix, start_after, .. }, .. } => {
+            prefix.len().saturating_add(start_after.as_ref().map_or(0, Bytes::len))
+        }
+        Request::Status => 0,
+    };
+    u32::try_from(bytes).map_or(BYTES_IN_FLIGHT, |bytes| bytes.min(BYTES_IN_FLIGHT))
+}
+
 fn unexpected(response: Response) -> Error {
     match response {
         Response::Failed(failure) => failure.into(),
@@ -378,5 +414,8 @@ async fn write_calls(mut stream: OwnedWriteHalf, shared: Arc<Shared>) {
             return;
         }
         out.clear();
+        if out.capacity() > KEPT {
+            out = Vec::new();
+        }
     }
 }

@@ -10,6 +10,10 @@ use crate::protocol::{Greeting, MAGIC, MAX_FRAME, VERSION};
 
 /// How many bytes the length takes.
 const LENGTH: usize = 4;
+/// How many bytes are read at once, if as many are there.
+const READ_AT_ONCE: usize = 64 << 10;
+/// A buffer that held a frame of more bytes is given back once it is empty.
+const KEPT: usize = 1 << 20;
 
 /// Why the other side can't be understood.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +90,9 @@ pub fn take<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option<T>, Fra
     }
     buffer.advance(LENGTH);
     let frame = buffer.split_to(bytes);
+    if bytes > KEPT && buffer.is_empty() {
+        *buffer = BytesMut::new();
+    }
     match postcard::take_from_bytes(&frame) {
         Ok((item, [])) => Ok(Some(item)),
         _ => Err(FrameError::Malformed),
@@ -104,13 +111,22 @@ pub async fn read<T: DeserializeOwned>(
         if let Some(item) = take(buffer)? {
             return Ok(Some(item));
         }
-        if stream.read_buf(buffer).await? == 0 {
+        if fill(stream, buffer).await? == 0 {
             if buffer.is_empty() {
                 return Ok(None);
             }
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
     }
+}
+
+/// Reads what is there, up to 64 KiB, or the rest of the frame that [`take`] made room for. 0 bytes are the end.
+///
+/// # Errors
+/// The connection broke.
+pub async fn fill(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<usize> {
+    buffer.reserve(READ_AT_ONCE);
+    stream.read_buf(buffer).await
 }
 
 /// This program's greeting, as a frame.
@@ -124,13 +140,14 @@ pub fn greeting(software: &str) -> Vec<u8> {
 /// Reads the other side's greeting.
 ///
 /// # Errors
-/// It is none, or of another version.
+/// It is none, or of another version. A connection closed before it is an I/O error.
 pub async fn read_greeting(
     stream: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
 ) -> Result<Greeting, FrameError> {
     let greeting: Greeting = match read(stream, buffer).await {
         Ok(Some(greeting)) => greeting,
+        Ok(None) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         Err(FrameError::Io(error)) => return Err(FrameError::Io(error)),
         _ => return Err(FrameError::NotBftd),
     };

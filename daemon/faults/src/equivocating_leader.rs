@@ -8,17 +8,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bftd_core::{
-    ballot::{Ballot, BallotKind, Vote},
+    ballot::Vote,
     block::{Block, Proposal},
-    certificate::Certificate,
     crypto::Digest,
-    ids::{Index, MemberId},
+    ids::MemberId,
     message::{Append, Message},
 };
 
-use crate::{Adversary, Liar};
+use crate::{Adversary, Liar, tally::Tally};
 
-/// How many forged blocks and ballots are remembered: runs are short.
+/// How many forged blocks are remembered: runs are short.
 const REMEMBERED: usize = 256;
 
 /// See the module's header.
@@ -30,13 +29,13 @@ pub struct EquivocatingLeader {
     shown: Vec<MemberId>,
     /// Honest digest → forged block.
     forged: BTreeMap<Digest, Arc<Block>>,
-    tallies: BTreeMap<(Index, BallotKind, Digest), BTreeMap<MemberId, Vote>>,
+    tally: Tally,
 }
 
 impl EquivocatingLeader {
     /// `deceived` get another story; `shown` are told when a part of it is certified.
     pub fn new(liar: Liar, deceived: Vec<MemberId>, shown: Vec<MemberId>) -> Self {
-        Self { liar, deceived, shown, forged: BTreeMap::new(), tallies: BTreeMap::new() }
+        Self { liar, deceived, shown, forged: BTreeMap::new(), tally: Tally::default() }
     }
 
     /// The block that the deceived get in the place of an honest one.
@@ -70,16 +69,10 @@ impl EquivocatingLeader {
 
     /// Adds a vote for a forged block, and the liar's own; a certificate goes to those who are shown it.
     fn gather(&mut self, vote: &Vote) -> Vec<(MemberId, Message)> {
-        let Ballot { kind, block, .. } = vote.ballot;
-        if !self.is_forged(block.digest) || self.tallies.len() >= REMEMBERED {
+        if !self.is_forged(vote.ballot.block.digest) {
             return Vec::new();
         }
-        let tally = self.tallies.entry((block.index, kind, block.digest)).or_default();
-        tally.insert(vote.signer, vote.clone());
-        let cluster = self.liar.members.cluster();
-        let own = Vote::sign(cluster, vote.ballot, self.liar.me, &*self.liar.signer);
-        tally.insert(own.signer, own);
-        match Certificate::gather(&self.liar.members, vote.ballot, tally.values()) {
+        match self.tally.add(&self.liar, vote) {
             Some(certificate) => {
                 let message = Message::Certificate(Arc::new(certificate));
                 self.shown.iter().map(|member| (*member, message.clone())).collect()

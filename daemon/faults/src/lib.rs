@@ -4,15 +4,20 @@
 //! what really leaves. It may sign with the replica's key, and it knows its own key only. The honest core contains no line of
 //! this.
 
+mod double_voter;
 mod equivocating_leader;
+mod forgetful_term_voter;
 mod low_new_term;
 mod lying_reader;
+mod tally;
 
 use std::sync::Arc;
 
 use bftd_core::{crypto::Signer, ids::MemberId, membership::Membership, message::Message};
 
+pub use double_voter::DoubleVoter;
 pub use equivocating_leader::EquivocatingLeader;
+pub use forgetful_term_voter::ForgetfulTermVoter;
 pub use low_new_term::LowNewTerm;
 pub use lying_reader::{LyingReader, ReadLie};
 

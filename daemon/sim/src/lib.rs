@@ -123,7 +123,15 @@ pub fn run_with(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use bftd_core::{
+        ids::{Index, MemberId, Term},
+        message::Message,
+    };
+
     use super::*;
+    use crate::event::Event;
 
     const FOUR: Options = Options { nodes: 4, ed25519: false };
 
@@ -158,5 +166,30 @@ mod tests {
         }
         assert!(sum.crashes > 50 && sum.terms > 100 && sum.blocks > 1000 && sum.reads > 50, "{sum:?}");
         assert!(sum.acknowledged * 2 > sum.writes, "{sum:?}");
+    }
+
+    /// Where each term starts, by who says so.
+    #[derive(Default)]
+    struct Starts(BTreeMap<(MemberId, Term), BTreeSet<Index>>);
+
+    impl Observer for Starts {
+        fn observe(&mut self, _at_us: u64, event: &Event<'_>) -> Result<(), Violation> {
+            if let Event::Sent { from, message: Message::NewTerm(new_term), .. } = event {
+                let start = new_term.position.as_ref().map_or(Index(0), |position| position.block().index);
+                self.0.entry((*from, new_term.term)).or_default().insert(start);
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_forgetful_term_voter_really_starts_terms_in_two_places() {
+        let mut deceptions = 0;
+        for seed in 0..1500 {
+            let mut starts = Starts::default();
+            run_with(&FOUR, seed, &mut starts, None).unwrap();
+            deceptions += starts.0.values().filter(|starts| starts.len() > 1).count();
+        }
+        assert!(deceptions > 5, "{deceptions}");
     }
 }

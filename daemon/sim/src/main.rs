@@ -100,6 +100,7 @@ fn search(options: &Options, arguments: &Arguments) -> ExitCode {
 
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
+    let (slowest, slowest_seed) = (AtomicU64::new(0), AtomicU64::new(0));
     let sum = Mutex::new(Report::default());
     let failures = Mutex::new(Vec::new());
     let begun = Instant::now();
@@ -113,7 +114,13 @@ fn search(options: &Options, arguments: &Arguments) -> ExitCode {
                     }
                     let seed = arguments.start_seed.wrapping_add(number);
                     match run(options, seed, None) {
-                        Ok(report) => sum.lock().unwrap_or_else(PoisonError::into_inner).add(&report),
+                        Ok(report) => {
+                            let slowest = slowest.fetch_max(report.settled_us, Ordering::Relaxed);
+                            if report.settled_us > slowest {
+                                slowest_seed.store(seed, Ordering::Relaxed);
+                            }
+                            sum.lock().unwrap_or_else(PoisonError::into_inner).add(&report);
+                        }
                         Err(failure) => {
                             failures.lock().unwrap_or_else(PoisonError::into_inner).push((seed, failure));
                             stop.store(!arguments.keep_going, Ordering::Relaxed);
@@ -137,7 +144,7 @@ fn search(options: &Options, arguments: &Arguments) -> ExitCode {
         sum.virtual_us as f64 / 3.6e9
     );
     println!(
-        "{} messages, {} blocks executed, {} terms, {} crashes, {} of {} writes acknowledged, {} reads; settled after at most {:.1} s",
+        "{} messages, {} blocks executed, {} terms, {} crashes, {} of {} writes acknowledged, {} reads; settled after at most {:.1} s (seed {})",
         sum.messages,
         sum.blocks,
         sum.terms,
@@ -145,7 +152,8 @@ fn search(options: &Options, arguments: &Arguments) -> ExitCode {
         sum.acknowledged,
         sum.writes,
         sum.reads,
-        sum.settled_us as f64 / 1e6
+        sum.settled_us as f64 / 1e6,
+        slowest_seed.into_inner()
     );
     for (seed, failure) in failures.iter().take(TOLD) {
         tell(options, *seed, failure);

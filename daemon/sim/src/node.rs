@@ -52,6 +52,8 @@ pub(crate) struct Node {
     pub held: VecDeque<(u64, Held)>,
 
     pub state: State,
+    /// Final blocks that wait for execution: at most as many as are committed between two executions.
+    pub executing: VecDeque<Arc<Block>>,
     /// The writes of each own batch of this run.
     pub writes: BTreeMap<(Incarnation, BatchNumber), u64>,
     pub submitted: Option<u64>,
@@ -157,6 +159,7 @@ impl Node {
             syncing: None,
             held: VecDeque::new(),
             state: State::new(members),
+            executing: VecDeque::new(),
             writes: BTreeMap::new(),
             submitted: None,
             reads: BTreeMap::new(),
@@ -178,6 +181,7 @@ impl Node {
         self.unsynced.clear();
         self.syncing = None;
         self.held.clear();
+        self.executing.clear();
         self.emitted = 0;
         self.synced = 0;
         self.writes.clear();

@@ -3,6 +3,8 @@
 //! Every knob is off in many runs and strong in some ("swarm testing"): bugs need few faults of the right kinds together, not all
 //! faults a little. Most runs are small: few blocks, two to four terms, crashes right after a send.
 
+use std::collections::BTreeMap;
+
 use bftd_core::{ids::MemberId, limits::Timing, message::Message};
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
@@ -20,19 +22,27 @@ pub(crate) struct Plan {
     pub delay_us: (u64, u64),
     /// A sync's time.
     pub sync_us: (u64, u64),
+    /// How long a block waits for its execution.
+    pub execute_us: (u64, u64),
     /// Per message.
     pub loss: f64,
     pub duplication: f64,
     /// How likely a broadcast of a kind reaches only some.
     pub partial: Vec<(Kind, f64)>,
+    /// How likely a sender is cut off both ways right after a broadcast of its kind that reached only some.
+    pub isolate_after_partial: f64,
     /// How likely a kind is lost.
     pub kind_loss: Vec<(Kind, f64)>,
+    /// The links on which that is so.
+    pub lossy_links: Vec<(MemberId, MemberId)>,
     /// How likely a node crashes right after a message of this kind has left.
     pub crash_after: Vec<(Kind, f64)>,
     /// How likely a node crashes while it syncs.
     pub crash_in_sync: f64,
     /// At what mean interval a running node crashes for no reason.
     pub crash_every_us: Option<u64>,
+    /// Whether that node is the leader of its term.
+    pub crash_leaders: bool,
     /// How long a crashed node stays down.
     pub down_us: (u64, u64),
     /// At what mean interval links are cut or mended, and how.
@@ -40,7 +50,8 @@ pub(crate) struct Plan {
     pub one_way: bool,
     /// How far wall clocks are apart, either way.
     pub skew_ms: i64,
-    pub liar: Option<(MemberId, Lie)>,
+    /// At most f.
+    pub liars: BTreeMap<MemberId, Lie>,
 }
 
 /// What the liar does.
@@ -51,6 +62,12 @@ pub(crate) enum Lie {
         deceived: Vec<MemberId>,
         shown: Vec<MemberId>,
     },
+    /// Forgets its position towards some, and starts its terms low for them.
+    Forget {
+        deceived: Vec<MemberId>,
+    },
+    /// Votes for everything.
+    VoteTwice,
     LowNewTerm,
     ReadNothing,
     ReadFarAhead,
@@ -130,11 +147,24 @@ impl Plan {
             }
             chosen
         };
-        let liar = (f > 0 && random.random_bool(0.4)).then(|| {
-            // The first leader often, as most terms are early ones.
-            let id = if random.random_bool(0.5) { 1 } else { random.random_range(1..=n) };
-            (MemberId(id), draw_lie(n, MemberId(id), random))
-        });
+        let mut liars = BTreeMap::new();
+        if f > 0 && random.random_bool(0.4) {
+            for _ in 0..random.random_range(1..=f) {
+                let lie = draw_lie(n, random);
+                // One that leads early often, as most terms are early ones: the second who needs a term before.
+                let early = if matches!(lie, Lie::Forget { .. }) { 2 } else { 1 };
+                let id = if random.random_bool(0.5) { early } else { random.random_range(1..=n) };
+                liars.insert(MemberId(id), lie);
+            }
+        }
+        let mut partial = kinds(random, 0.6, (0.1, 0.9));
+        if liars.values().any(|lie| matches!(lie, Lie::Forget { .. })) && random.random_bool(0.7) {
+            // Its lies need members whose positions differ.
+            partial = [Kind::Append, Kind::Certificate, Kind::Heartbeat].map(|kind| (kind, 0.8)).into();
+        }
+        let all_links = random.random_bool(0.5);
+        let links = (1..=n).flat_map(|from| (1..=n).map(move |to| (MemberId(from), MemberId(to))));
+        let lossy_links = links.filter(|_| all_links || random.random_bool(0.3)).collect();
         Self {
             timing,
             chaos_us: random.random_range(200_000..1_600_000),
@@ -144,7 +174,9 @@ impl Plan {
             sync_us: if slow_disk { (200, 40_000) } else { (50, 1_000) },
             loss: if !is_calm && random.random_bool(0.3) { random.random_range(0.01..0.3) } else { 0.0 },
             duplication: if random.random_bool(0.2) { 0.1 } else { 0.0 },
-            partial: kinds(random, 0.6, (0.1, 0.9)),
+            partial,
+            isolate_after_partial: if random.random_bool(0.3) { random.random_range(0.2..1.0) } else { 0.0 },
+            lossy_links,
             kind_loss: kinds(random, 0.5, (0.1, 1.0)),
             crash_after: kinds(random, 0.6, (0.02, 0.4)),
             crash_in_sync: if !is_calm && random.random_bool(0.2) {
@@ -154,23 +186,27 @@ impl Plan {
             },
             crash_every_us: (!is_calm && random.random_bool(0.3))
                 .then(|| random.random_range(100_000..800_000)),
+            crash_leaders: random.random_bool(0.4),
+            execute_us: if random.random_bool(0.2) { (0, 50_000) } else { (0, 0) },
             down_us: if random.random_bool(0.6) { (500, 30_000) } else { (10_000, 600_000) },
             cut_every_us: (!is_calm && random.random_bool(0.5)).then(|| random.random_range(50_000..500_000)),
             one_way: random.random_bool(0.4),
             skew_ms: if random.random_bool(0.2) { 500 } else { 0 },
-            liar,
+            liars,
         }
     }
 }
 
-fn draw_lie(n: u8, me: MemberId, random: &mut ChaCha8Rng) -> Lie {
+fn draw_lie(n: u8, random: &mut ChaCha8Rng) -> Lie {
     let some = |random: &mut ChaCha8Rng| -> Vec<MemberId> {
-        (1..=n).map(MemberId).filter(|id| *id != me && random.random_bool(0.55)).collect()
+        (1..=n).map(MemberId).filter(|_| random.random_bool(0.55)).collect()
     };
-    match random.random_range(0..10) {
-        0..7 => Lie::Equivocate { deceived: some(random), shown: some(random) },
-        7 => Lie::LowNewTerm,
-        8 => Lie::ReadNothing,
+    match random.random_range(0..14) {
+        0..6 => Lie::Equivocate { deceived: some(random), shown: some(random) },
+        6..10 => Lie::Forget { deceived: some(random) },
+        10 => Lie::VoteTwice,
+        11 => Lie::LowNewTerm,
+        12 => Lie::ReadNothing,
         _ => Lie::ReadFarAhead,
     }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bftd_core::{
+    block::Block,
     ids::{MemberId, Now},
     kv::{Expect, Operation, Outcome},
     membership::{Genesis, Member, Membership},
@@ -17,7 +18,9 @@ use bftd_core::{
     replica::{Input, Output, ReadTicket, Replica, Setup, To},
     verify::{Verified, Verifier},
 };
-use bftd_faults::{Adversary, EquivocatingLeader, Liar, LowNewTerm, LyingReader, ReadLie};
+use bftd_faults::{
+    Adversary, DoubleVoter, EquivocatingLeader, ForgetfulTermVoter, Liar, LowNewTerm, LyingReader, ReadLie,
+};
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
@@ -34,6 +37,8 @@ use crate::{
 const PATIENCE_US: u64 = 40_000_000;
 /// How long a settled cluster is watched for needless term changes.
 const QUIET_US: u64 = 3_000_000;
+/// How long a node stays cut off after a broadcast that reached only some.
+const ISOLATED_US: (u64, u64) = (20_000, 600_000);
 /// How many keys there are.
 const KEYS: u32 = 2;
 /// When the world begins, on everybody's wall clock.
@@ -45,9 +50,12 @@ enum Next {
     Deliver(MemberId, MemberId, Vec<u8>),
     /// With the run that began the sync.
     SyncDone(MemberId, u64),
+    /// With the run that the block is final in.
+    Execute(MemberId, u64),
     Start(MemberId),
     Crash,
     Cut,
+    Mend,
     Write,
     Read,
     Calm,
@@ -83,7 +91,7 @@ impl<'a> World<'a> {
         let plan = Plan::draw(options.nodes, members.f(), &mut random);
         let mut nodes = BTreeMap::new();
         for id in members.ids() {
-            let lie = plan.liar.as_ref().filter(|(liar, _)| *liar == id).map(|(_, lie)| lie);
+            let lie = plan.liars.get(&id);
             let liar =
                 Liar { me: id, members: Arc::clone(&members), signer: Arc::clone(&scheme.signers[&id]) };
             let adversary = lie.map(|lie| adversary(lie, liar));
@@ -153,7 +161,9 @@ impl<'a> World<'a> {
                 settled_since = Some(world.now_us);
             }
             let settled = settled_since.is_some_and(|since| world.now_us >= since + QUIET_US);
-            settled || world.now_us > deadline
+            // A liar that leads may go on proposing empty blocks: then it is never quiet, but done for a moment.
+            let restless = !world.plan.liars.is_empty() && world.now_us > calm_since + PATIENCE_US / 4;
+            settled || restless && settled_since.is_some() || world.now_us > deadline
         })?;
         self.report.settled_us = self.now_us - calm_since;
         self.end()
@@ -183,11 +193,12 @@ impl<'a> World<'a> {
             }
             Next::Deliver(from, to, bytes) => self.deliver(from, to, &bytes),
             Next::SyncDone(id, run) => self.sync_done(id, run),
+            Next::Execute(id, run) => self.execute_next(id, run),
             Next::Start(id) => self.start(id),
             Next::Crash => {
                 if !self.is_calm {
                     self.schedule_fault(self.plan.crash_every_us, Next::Crash);
-                    let id = self.any_member();
+                    let id = self.next_victim();
                     self.crash(id)?;
                 }
                 Ok(())
@@ -197,6 +208,10 @@ impl<'a> World<'a> {
                     self.schedule_fault(self.plan.cut_every_us, Next::Cut);
                     self.cut_links();
                 }
+                Ok(())
+            }
+            Next::Mend => {
+                self.cut.clear();
                 Ok(())
             }
             Next::Write => self.write(),
@@ -250,6 +265,24 @@ impl<'a> World<'a> {
             node.replica = Some(Replica::start(setup, durable, states, now));
         }
         self.carry_out(id, VecDeque::new())
+    }
+
+    /// Who crashes for no reason.
+    fn next_victim(&mut self) -> MemberId {
+        let leads = |node: &Node| node.replica.as_ref().is_some_and(|it| it.status().leader == node.id);
+        let leader = self.nodes.values().find(|node| leads(node)).map(|node| node.id);
+        match leader {
+            Some(leader) if self.plan.crash_leaders => leader,
+            _ => self.any_member(),
+        }
+    }
+
+    /// Cuts off a node both ways.
+    fn isolate(&mut self, alone: MemberId) {
+        for other in self.members.ids().filter(|id| *id != alone) {
+            self.cut.insert((alone, other));
+            self.cut.insert((other, alone));
+        }
     }
 
     fn cut_links(&mut self) {
@@ -353,6 +386,9 @@ impl<'a> World<'a> {
     }
 
     fn take_output(&mut self, id: MemberId, output: Output, inputs: &mut VecDeque<Input>) -> Step {
+        if self.doomed.contains(&id) {
+            return Ok(());
+        }
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         match output {
             Output::Persist(record) => {
@@ -390,26 +426,16 @@ impl<'a> World<'a> {
     fn do_other(&mut self, id: MemberId, output: Output, inputs: &mut VecDeque<Input>) -> Step {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         match output {
-            Output::Execute(block) => {
-                let (state, outcomes) = node.state.execute(&block);
-                let mut done = Vec::new();
-                for (batch, outcomes) in block.batches().iter().zip(outcomes) {
-                    let write = (batch.origin == id)
-                        .then(|| node.writes.remove(&(batch.incarnation, batch.number)))
-                        .flatten();
-                    if let (Some(write), Some(Outcome::Put { revision })) = (write, outcomes.first()) {
-                        done.push((write, *revision));
-                    }
-                }
-                inputs.push_back(Input::Executed(block.reference(), state));
-                self.report.blocks += 1;
-                self.observe(&Event::Executed { node: id, block: &block, state })?;
-                for (write, revision) in done {
-                    self.report.acknowledged += 1;
-                    self.observe(&Event::Acknowledged { node: id, write, revision })?;
-                }
+            Output::Execute(block)
+                if self.plan.execute_us.1 > 0 && !self.is_calm || !node.executing.is_empty() =>
+            {
+                node.executing.push_back(block);
+                let run = node.run;
+                let in_us = between(self.plan.execute_us, &mut self.random);
+                self.schedule(in_us, Next::Execute(id, run));
                 Ok(())
             }
+            Output::Execute(block) => self.execute(id, &block, inputs),
             Output::ServeCommitted { to, after } => {
                 if let Some(blocks) = node.disk.committed_after(after) {
                     self.leave(id, to, &Message::Blocks(blocks), false)?;
@@ -423,6 +449,36 @@ impl<'a> World<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    fn execute_next(&mut self, id: MemberId, run: u64) -> Step {
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.run == run) else { return Ok(()) };
+        let Some(block) = node.executing.pop_front() else { return Ok(()) };
+        let mut inputs = VecDeque::new();
+        self.execute(id, &block, &mut inputs)?;
+        self.carry_out(id, inputs)
+    }
+
+    fn execute(&mut self, id: MemberId, block: &Arc<Block>, inputs: &mut VecDeque<Input>) -> Step {
+        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+        let (state, outcomes) = node.state.execute(block);
+        let mut done = Vec::new();
+        for (batch, outcomes) in block.batches().iter().zip(outcomes) {
+            let write = (batch.origin == id)
+                .then(|| node.writes.remove(&(batch.incarnation, batch.number)))
+                .flatten();
+            if let (Some(write), Some(Outcome::Put { revision })) = (write, outcomes.first()) {
+                done.push((write, *revision));
+            }
+        }
+        inputs.push_back(Input::Executed(block.reference(), state));
+        self.report.blocks += 1;
+        self.observe(&Event::Executed { node: id, block, state })?;
+        for (write, revision) in done {
+            self.report.acknowledged += 1;
+            self.observe(&Event::Acknowledged { node: id, write, revision })?;
+        }
+        Ok(())
     }
 
     fn answer_reads(&mut self, id: MemberId, tickets: &[ReadTicket]) -> Step {
@@ -466,6 +522,9 @@ impl<'a> World<'a> {
         node.held = held;
         let ready: VecDeque<(u64, Held)> = ready;
         for (_, held) in ready {
+            if self.doomed.contains(&id) {
+                break;
+            }
             match held {
                 Held::Send(to, message) => self.send(id, to, &message, &mut inputs)?,
                 Held::Other(output) => self.do_other(id, output, &mut inputs)?,
@@ -496,9 +555,21 @@ impl<'a> World<'a> {
             To::Others => {
                 let partial = self.is_partial(Kind::of(message));
                 let others: Vec<_> = self.members.ids().filter(|id| *id != from).collect();
+                // A node that crashes in the middle of a broadcast has reached only some.
                 for to in others {
+                    if self.doomed.contains(&from) {
+                        break;
+                    }
                     let lost = partial && self.random.random_bool(0.5);
                     self.leave(from, to, message, lost)?;
+                }
+                if partial
+                    && self.plan.isolate_after_partial > 0.0
+                    && self.random.random_bool(self.plan.isolate_after_partial)
+                {
+                    self.isolate(from);
+                    let mended_us = between(ISOLATED_US, &mut self.random);
+                    self.schedule(mended_us, Next::Mend);
                 }
                 Ok(())
             }
@@ -538,8 +609,8 @@ impl<'a> World<'a> {
             if self.draw_for(kind, |plan| &plan.crash_after) {
                 self.doomed.push(from);
             }
-            let is_lost =
-                self.random.random_bool(self.plan.loss) || self.draw_for(kind, |plan| &plan.kind_loss);
+            let is_lost = self.random.random_bool(self.plan.loss)
+                || self.plan.lossy_links.contains(&(from, to)) && self.draw_for(kind, |plan| &plan.kind_loss);
             if lost || is_lost || self.cut.contains(&(from, to)) {
                 return Ok(());
             }
@@ -667,6 +738,8 @@ fn adversary(lie: &Lie, liar: Liar) -> Box<dyn Adversary> {
         Lie::Equivocate { deceived, shown } => {
             Box::new(EquivocatingLeader::new(liar, deceived.clone(), shown.clone()))
         }
+        Lie::Forget { deceived } => Box::new(ForgetfulTermVoter::new(liar, deceived.clone())),
+        Lie::VoteTwice => Box::new(DoubleVoter::new(liar)),
         Lie::LowNewTerm => Box::new(LowNewTerm::new(liar)),
         Lie::ReadNothing => Box::new(LyingReader::new(liar, ReadLie::Nothing)),
         Lie::ReadFarAhead => Box::new(LyingReader::new(liar, ReadLie::FarAhead)),
@@ -678,5 +751,5 @@ pub(crate) fn correct_members(options: &Options, seed: u64) -> BTreeSet<MemberId
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (members, _) = World::about(options);
     let plan = Plan::draw(options.nodes, members.f(), &mut random);
-    members.ids().filter(|id| plan.liar.as_ref().is_none_or(|(liar, _)| liar != id)).collect()
+    members.ids().filter(|id| !plan.liars.contains_key(id)).collect()
 }

@@ -1,11 +1,12 @@
 //! The admin socket: where this host's clients are served.
 //!
 //! - Who may connect is a matter of the file's mode (0660); who asks is told to the [`Service`] (SO_PEERCRED).
-//! - Each connection is one task: it reads calls, polls the answers under way, and writes whatever answers are ready
-//!   at once. Answers come in any order.
-//! - Bounds: [`CONNECTIONS`] connections (more wait to be accepted), [`IN_FLIGHT`] calls of each (then reading pauses),
-//!   16 MiB a frame; a greeting must come within [`GREETING_DEADLINE`], a frame once begun be complete within
-//!   [`FRAME_DEADLINE`], and answers be taken within [`WRITE_DEADLINE`].
+//! - Each connection is one task, which does three things side by side: it reads calls, polls the answers under way,
+//!   and writes whatever answers have gathered. Answers come in any order.
+//! - Bounds: [`CONNECTIONS`] connections (more wait to be accepted), [`IN_FLIGHT`] calls of each, of together
+//!   [`BYTES_IN_FLIGHT`] (then reading pauses), 16 MiB a frame; a greeting must come within [`GREETING_DEADLINE`], a
+//!   frame once begun be complete within [`FRAME_DEADLINE`]. Answers that a client does not take are held up to 256 KiB
+//!   and a frame (then no call goes on); one that takes nothing for [`WRITE_DEADLINE`] is disconnected.
 //! - A client that closes its side, in whole or in part, is gone: its calls are dropped. One that breaks a rule is told
 //!   which, and disconnected.
 
@@ -35,11 +36,13 @@ use tokio::{
 pub const CONNECTIONS: usize = 1024;
 /// How many calls of one connection are under way at once.
 pub const IN_FLIGHT: usize = 4096;
+/// From how many bytes of calls under way on no more of a connection's calls are taken.
+pub const BYTES_IN_FLIGHT: usize = 64 << 20;
 /// Within what time a client must send its greeting.
 pub const GREETING_DEADLINE: Duration = Duration::from_secs(5);
 /// Within what time a frame must be complete once its first byte is here.
 pub const FRAME_DEADLINE: Duration = Duration::from_secs(10);
-/// Within what time a client must take the answers of one write: at most a frame and 256 KiB.
+/// For how long a client may take nothing of the answers that wait for it.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// The longest path that a Unix socket can have, in bytes.
 const LONGEST_PATH: usize = 107;
@@ -107,11 +110,17 @@ struct Limits {
     connections: usize,
     greeting: Duration,
     frame: Duration,
+    write: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: CONNECTIONS, greeting: GREETING_DEADLINE, frame: FRAME_DEADLINE }
+        Self {
+            connections: CONNECTIONS,
+            greeting: GREETING_DEADLINE,
+            frame: FRAME_DEADLINE,
+            write: WRITE_DEADLINE,
+        }
     }
 }
 

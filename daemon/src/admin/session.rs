@@ -1,8 +1,7 @@
 //! One client's connection.
 
 use std::{
-    io,
-    pin::pin,
+    future::pending,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -16,7 +15,7 @@ use bftd_client::{
 use bytes::BytesMut;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -24,12 +23,12 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{IN_FLIGHT, Limits, PeerCredentials, Service, WRITE_DEADLINE};
+use super::{BYTES_IN_FLIGHT, IN_FLIGHT, Limits, PeerCredentials, Service};
 
-/// From how many bytes of answers on they are written although more are ready.
+/// From how many bytes of unwritten answers on no more are gathered.
 const WRITE_AT: usize = 256 << 10;
-/// How much is read at once.
-const READ_AT_ONCE: usize = 64 << 10;
+/// A buffer that grew larger is given back once it is written.
+const KEPT: usize = 1 << 20;
 
 /// Serves a connection until its client closes it or misbehaves.
 pub(super) async fn serve<S: Service>(stream: UnixStream, service: Arc<S>, limits: Limits) {
@@ -53,90 +52,158 @@ async fn converse<S: Service>(stream: UnixStream, service: &S, limits: Limits) -
     let late = FrameError::Late { what: "the greeting", seconds: limits.greeting.as_secs() };
     timeout(limits.greeting, greeting).await.map_err(|_| late)??;
 
-    let ended = answer_calls(&mut reader, &mut writer, input, peer, service, limits.frame).await;
+    let mut output = Output::default();
+    let ended = answer_calls(&mut reader, &mut writer, input, &mut output, peer, service, limits).await;
     match &ended {
-        Ok(()) | Err(FrameError::Io(_)) => {}
+        Ok(()) | Err(FrameError::Io(_) | FrameError::Late { what: TAKING, .. }) => {}
         Err(broken_rule) => {
             let response = Response::Failed(Failure::Protocol(broken_rule.to_string()));
-            let mut reason = Vec::new();
-            frame::write(&mut reason, &Reply { id: CONNECTION, response })?;
-            send(&mut writer, &reason).await?;
+            output.add(Reply { id: CONNECTION, response });
+            let late = || FrameError::Late { what: TAKING, seconds: limits.write.as_secs() };
+            timeout(limits.write, writer.write_all(output.rest())).await.map_err(|_| late())??;
         }
     }
     ended
 }
 
-/// Reads calls, has them answered, writes the answers.
+/// What a client that is sent answers owes us.
+const TAKING: &str = "the taking of answers";
+
+/// Reads calls, has them answered, writes the answers: all three side by side, so that neither a slow client nor a
+/// slow answer holds up what could go on.
 async fn answer_calls<S: Service>(
     reader: &mut OwnedReadHalf,
     writer: &mut OwnedWriteHalf,
     mut input: BytesMut,
+    output: &mut Output,
     peer: PeerCredentials,
     service: &S,
-    frame_deadline: Duration,
+    limits: Limits,
 ) -> Result<(), FrameError> {
     let mut answers = FuturesUnordered::new();
-    let mut output = Vec::new();
+    let mut bytes_in_flight = 0;
     // When the frame that is not complete yet began to come. Time in which we don't read doesn't count.
     let mut begun: Option<Instant> = None;
+    // Since when the client has taken nothing of what waits for it.
+    let mut stuck: Option<Instant> = None;
     loop {
-        while answers.len() < IN_FLIGHT {
-            let Some(call) = frame::take::<Call>(&mut input)? else { break };
+        let may_take = loop {
+            if answers.len() >= IN_FLIGHT || bytes_in_flight >= BYTES_IN_FLIGHT {
+                break false;
+            }
+            let before = input.len();
+            let Some(call) = frame::take::<Call>(&mut input)? else { break true };
+            let bytes = before - input.len();
+            bytes_in_flight += bytes;
             begun = None;
-            answers.push(
-                async move { Reply { id: call.id, response: service.handle(peer, call.request).await } },
-            );
-        }
-        let may_read = answers.len() < IN_FLIGHT;
-        if input.is_empty() || !may_read {
+            answers.push(async move {
+                (Reply { id: call.id, response: service.handle(peer, call.request).await }, bytes)
+            });
+        };
+        if input.is_empty() || !may_take {
             begun = None;
         } else {
             begun.get_or_insert_with(Instant::now);
         }
+        if output.is_empty() {
+            stuck = None;
+        } else {
+            stuck.get_or_insert_with(Instant::now);
+        }
+        let may_gather = !answers.is_empty() && output.len() < WRITE_AT;
+        // In this order most answers share a write. Nothing starves: without reading there are ever fewer answers, and
+        // without writing none are gathered.
         tokio::select! {
-            Some(reply) = answers.next(), if !answers.is_empty() => {
-                write_reply(&mut output, reply);
-                gather(&mut answers, &mut output);
-                send(writer, &output).await?;
-                output.clear();
+            biased;
+            Some((reply, bytes)) = answers.next(), if may_gather => {
+                output.add(reply);
+                bytes_in_flight -= bytes + gather(&mut answers, output);
             }
-            count = read_some(reader, &mut input), if may_read => {
+            count = writer.write(output.rest()), if !output.is_empty() => {
+                output.written(count?);
+                stuck = None;
+            }
+            count = frame::fill(reader, &mut input), if may_take => {
                 if count? == 0 {
                     return Ok(());
                 }
             }
-            () = pin!(sleep_until(begun.unwrap_or_else(Instant::now) + frame_deadline)), if begun.is_some() => {
-                let seconds = frame_deadline.as_secs();
+            () = passed(begun, limits.frame) => {
+                let seconds = limits.frame.as_secs();
                 return Err(FrameError::Late { what: "the rest of a frame", seconds });
+            }
+            () = passed(stuck, limits.write) => {
+                return Err(FrameError::Late { what: TAKING, seconds: limits.write.as_secs() });
             }
         }
     }
 }
 
-/// Adds the answers that are ready too, so that one write carries them all.
-fn gather<F: Future<Output = Reply>>(answers: &mut FuturesUnordered<F>, output: &mut Vec<u8>) {
+/// Waits until a time has passed since `start`; for ever where there is none.
+async fn passed(start: Option<Instant>, time: Duration) {
+    match start {
+        Some(start) => sleep_until(start + time).await,
+        None => pending().await,
+    }
+}
+
+/// Adds the answers that are ready too, so that one write carries them all. Gives how many bytes their calls had.
+fn gather<F>(answers: &mut FuturesUnordered<F>, output: &mut Output) -> usize
+where
+    F: Future<Output = (Reply, usize)>,
+{
     // Whatever is not ready is polled again, with a real waker, before the session waits.
     let mut context = Context::from_waker(Waker::noop());
+    let mut gathered = 0;
     while output.len() < WRITE_AT {
-        let Poll::Ready(Some(reply)) = answers.poll_next_unpin(&mut context) else { return };
-        write_reply(output, reply);
+        let Poll::Ready(Some((reply, bytes))) = answers.poll_next_unpin(&mut context) else { break };
+        output.add(reply);
+        gathered += bytes;
     }
+    gathered
 }
 
-fn write_reply(output: &mut Vec<u8>, reply: Reply) {
-    let id = reply.id;
-    if let Err(error) = frame::write(output, &reply) {
-        let response = Response::Failed(Failure::Internal(format!("the answer is too large: {error}")));
-        frame::write(output, &Reply { id, response }).expect("a failure's text is small");
+/// Frames on their way to the client: at most [`WRITE_AT`] bytes and one frame that are not taken, and at most as many
+/// again, or [`WRITE_AT`], that are.
+#[derive(Debug, Default)]
+struct Output {
+    frames: Vec<u8>,
+    /// How many bytes of them the client's side has taken.
+    taken: usize,
+}
+
+impl Output {
+    fn add(&mut self, reply: Reply) {
+        let id = reply.id;
+        if let Err(error) = frame::write(&mut self.frames, &reply) {
+            let response = Response::Failed(Failure::Internal(format!("the answer is too large: {error}")));
+            frame::write(&mut self.frames, &Reply { id, response }).expect("a failure's text is small");
+        }
     }
-}
 
-async fn send(writer: &mut OwnedWriteHalf, output: &[u8]) -> io::Result<()> {
-    let late = || io::Error::new(io::ErrorKind::TimedOut, "the client does not take its answers");
-    timeout(WRITE_DEADLINE, writer.write_all(output)).await.map_err(|_| late())?
-}
+    fn rest(&self) -> &[u8] {
+        self.frames.get(self.taken..).expect("no more is taken than there is")
+    }
 
-async fn read_some(reader: &mut OwnedReadHalf, input: &mut BytesMut) -> io::Result<usize> {
-    input.reserve(READ_AT_ONCE);
-    reader.read_buf(input).await
+    fn len(&self) -> usize {
+        self.frames.len() - self.taken
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn written(&mut self, bytes: usize) {
+        self.taken += bytes;
+        if self.is_empty() {
+            self.taken = 0;
+            self.frames.clear();
+            if self.frames.capacity() > KEPT {
+                self.frames = Vec::new();
+            }
+        } else if self.taken >= WRITE_AT && self.taken >= self.frames.len() / 2 {
+            self.frames.drain(..self.taken);
+            self.taken = 0;
+        }
+    }
 }

@@ -1,12 +1,15 @@
 #![allow(clippy::unwrap_used)]
 
+mod flow;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bftd_client::{
-    Client, Consistency, Error, Expect, Failure, frame,
+    At, Client, Consistency, Entry, Error, Expect, Failure, frame,
     protocol::{CONNECTION, Call, Reply, VERSION},
 };
 use bftd_core::kv::{Operation, Outcome, Query};
+use bytes::BytesMut;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -130,6 +133,18 @@ async fn a_change_without_an_answer_has_an_unknown_outcome_and_a_question_has_no
     ));
 }
 
+/// A count that should reach `expected`, and some time later: it may not go on.
+async fn settled(count: &AtomicUsize, expected: usize) -> usize {
+    for _ in 0..3000 {
+        if count.load(Ordering::SeqCst) >= expected {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    count.load(Ordering::SeqCst)
+}
+
 async fn raw(running: &Running, bytes: &[u8]) -> Vec<u8> {
     let mut stream = UnixStream::connect(running.path()).await.unwrap();
     stream.write_all(bytes).await.unwrap();
@@ -233,8 +248,7 @@ async fn a_connection_with_too_many_calls_is_not_read_until_some_are_answered() 
     }
     let mut stream = UnixStream::connect(running.path()).await.unwrap();
     stream.write_all(&bytes).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(running.fake.handled.load(Ordering::SeqCst), IN_FLIGHT);
+    assert_eq!(settled(&running.fake.handled, IN_FLIGHT).await, IN_FLIGHT);
 }
 
 #[tokio::test]
@@ -246,8 +260,7 @@ async fn the_calls_of_a_client_that_is_gone_are_dropped() {
     assert!(matches!(hasty.get("k".into(), Consistency::Local).await, Err(Error::NoAnswer(_))));
     assert_eq!(running.fake.dropped.load(Ordering::SeqCst), 0);
     drop(hasty);
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(running.fake.dropped.load(Ordering::SeqCst), 1);
+    assert_eq!(settled(&running.fake.dropped, 1).await, 1);
 }
 
 #[tokio::test]

@@ -6,7 +6,6 @@ use super::{
     Replica,
     batches::Own,
     io::{Halt, Output, Report, To},
-    votes::VoteKeeper,
 };
 use crate::{
     ballot::{Ballot, BallotKind, Vote},
@@ -64,6 +63,8 @@ enum Judgement {
     Refuse(Ignore),
 }
 
+/// How many of a leader's blocks that can't be accepted yet are kept; the leader sends the others again.
+const REMEMBERED: usize = 2 * WINDOW as usize;
 /// A batch being big enough, in bytes, to be worth a block of its own while others are in flight.
 const WORTH_A_BLOCK: usize = 64 << 10;
 /// How many blocks smaller than that are in flight at once.
@@ -223,7 +224,7 @@ impl Replica {
         if header.index <= self.tree.committed() {
             return Some(Ignore::Committed);
         }
-        if !VoteKeeper::keeps(self.tree.committed(), header.index) {
+        if !self.is_in_window(header.index) || self.term.waiting.len() >= REMEMBERED {
             return Some(Ignore::BeyondWindow);
         }
         if self.is_accepted(append.block.reference()) {
@@ -243,8 +244,11 @@ impl Replica {
                 self.prove_equivocation(first, proposal);
                 false
             }
-            _ => {
-                self.term.proposals.insert(index, proposal);
+            Some(_) => true,
+            None => {
+                if self.term.proposals.len() < REMEMBERED {
+                    self.term.proposals.insert(index, proposal);
+                }
                 true
             }
         }
@@ -333,6 +337,17 @@ impl Replica {
         self.safety.open().is_some_and(|open| self.tree.is_on_chain(block, &open.tip.digest))
     }
 
+    /// Whether an index may be spoken of in the current term. The window is counted from the term's start: term after term
+    /// may add a prepared block while none is committed.
+    fn is_in_window(&self, index: Index) -> bool {
+        let committed = self.tree.committed();
+        let (lowest, base) = match self.safety.open() {
+            Some(open) => (open.start.index, open.start.index.max(committed)),
+            None => (committed, self.safety.rank().map_or(committed, |rank| rank.index.max(committed))),
+        };
+        index > committed && index >= lowest && index.0 <= base.0.saturating_add(2 * WINDOW)
+    }
+
     /// Whether the chain has no block of its term yet, so that the next is the term's first.
     fn is_before_first(&self, open: &Accepted) -> bool {
         open.tip.term != open.term || open.tip == self.members().root()
@@ -382,7 +397,7 @@ impl Replica {
             Some(Ignore::PastTerm)
         } else if block.term > self.safety.term() {
             Some(Ignore::FutureTerm)
-        } else if !VoteKeeper::keeps(self.tree.committed(), block.index) {
+        } else if !self.is_in_window(block.index) {
             Some(Ignore::BeyondWindow)
         } else {
             None

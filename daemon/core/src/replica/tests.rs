@@ -338,6 +338,36 @@ fn reads_are_answered_after_what_was_committed_before_them() {
 }
 
 #[test]
+fn many_terms_without_a_commit_do_not_close_the_window() {
+    let mut cluster = Cluster::new(4);
+    // Every term prepares its first block on the one before; no Commit vote arrives for as long as 25 terms.
+    cluster.submit(2, "x");
+    for _ in 0..10_000 {
+        cluster.now.monotonic_us += 50_000;
+        cluster.now.unix_ms += 50;
+        for n in 1..=4 {
+            cluster.step(id(n), Input::Tick);
+        }
+        while let Some((from, to, bytes)) = cluster.wire.pop_front() {
+            let message = Message::decode(&bytes).unwrap();
+            let is_commit = matches!(&message, Message::Vote(vote) if vote.ballot.kind == crate::ballot::BallotKind::Commit);
+            if !is_commit {
+                let message = cluster.verifier.verify(message).unwrap();
+                cluster.step(to, Input::Message(from, message));
+            }
+        }
+        if cluster.status(1).term > Term(25) {
+            break;
+        }
+    }
+    assert!(cluster.status(1).term > Term(25), "{:?}", cluster.status(1));
+    cluster.run(60_000);
+    for n in 1..=4 {
+        assert_eq!(cluster.requests(n), ["x"], "at node {n}");
+    }
+}
+
+#[test]
 fn a_cluster_of_one_works_and_restarts() {
     let mut cluster = Cluster::new(1);
     cluster.submit(1, "x");

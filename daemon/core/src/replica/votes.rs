@@ -9,7 +9,6 @@ use crate::{
     ballot::{BallotKind, Vote},
     certificate::Certificate,
     ids::{Index, MemberId},
-    limits::WINDOW,
     membership::Membership,
 };
 
@@ -26,11 +25,6 @@ struct Tally {
 }
 
 impl VoteKeeper {
-    /// Whether votes for this index are kept while `committed` is the committed index.
-    pub fn keeps(committed: Index, index: Index) -> bool {
-        index > committed && index.0 <= committed.0.saturating_add(2 * WINDOW)
-    }
-
     /// Adds a vote of the current term. Answers with a certificate when this vote completes one.
     pub fn add(&mut self, vote: Vote, members: &Membership) -> Option<Certificate> {
         let ballot = vote.ballot;

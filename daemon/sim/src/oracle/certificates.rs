@@ -222,7 +222,8 @@ fn key(certificate: &Certificate) -> (bool, u64, Digest) {
     (ballot.kind == BallotKind::Commit, ballot.block.term.0, ballot.block.digest)
 }
 
-fn vote_is_true(cast: &Cast, vote: &Vote) -> bool {
+/// Whether a vote of this epoch carries its signer's signature.
+pub fn vote_is_true(cast: &Cast, vote: &Vote) -> bool {
     vote.ballot.epoch == cast.epoch
         && cast.signed(vote.signer, &vote.ballot.signed_bytes(cast.cluster), &vote.signature)
 }

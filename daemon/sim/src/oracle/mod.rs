@@ -163,6 +163,7 @@ impl Oracle {
         if let Message::Vote(vote) = message
             && vote.signer == from
             && matches!(vote.ballot.kind, BallotKind::Commit)
+            && certificates::vote_is_true(&self.cast, vote)
         {
             self.commit_vote(from, vote.ballot.block)?;
         }

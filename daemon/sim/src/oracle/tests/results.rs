@@ -36,10 +36,44 @@ fn only_what_is_certified_is_executed() {
     let root = play.root();
     let block = play.block(0, root, vec![]);
     play.prepare(1, &block, root).unwrap();
-    play.lock(1, &block).unwrap();
+    let position = play.certificate(BallotKind::Prepare, block.reference(), &[1, 2, 3]);
+    for node in [2, 3] {
+        play.sync(node, Record::Position(Arc::clone(&position))).unwrap();
+        play.send(node, 1, &Message::Vote(play.vote(node, Commit, block.reference()))).unwrap();
+    }
     fires(play.execute(2, &block, state(1)), "uncertified");
+    // The third vote makes a quorum, whether or not a certificate was shown.
+    let mut voted = Play::new();
+    voted.prepare(1, &block, root).unwrap();
+    voted.lock(1, &block).unwrap();
+    voted.execute(2, &block, state(1)).unwrap();
+    // And so does a certificate.
+    play.sync(1, Record::Position(position)).unwrap();
     play.show_commit(1, &block).unwrap();
     play.execute(2, &block, state(1)).unwrap();
+}
+
+#[test]
+fn a_liars_vote_counts_with_its_true_signature_only() {
+    for is_true in [true, false] {
+        let mut play = Play::with_liars(&[4]);
+        let root = play.root();
+        let block = play.block(0, root, vec![]);
+        play.send(1, 4, &play.append(1, &block)).unwrap();
+        let position = play.certificate(BallotKind::Prepare, block.reference(), &[1, 2, 3]);
+        for node in [2, 3] {
+            play.accept(node, &block, root).unwrap();
+            play.sync(node, Record::Position(Arc::clone(&position))).unwrap();
+            play.send(node, 1, &Message::Vote(play.vote(node, Commit, block.reference()))).unwrap();
+        }
+        let mut vote = play.vote(4, Commit, block.reference());
+        if !is_true {
+            vote.signature.0[0] ^= 1;
+        }
+        play.send(4, 1, &Message::Vote(vote)).unwrap();
+        let executed = play.execute(2, &block, state(1));
+        if is_true { executed.unwrap() } else { fires(executed, "uncertified") }
+    }
 }
 
 #[test]

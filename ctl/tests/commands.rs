@@ -1,0 +1,513 @@
+//! `bftctl` as a process, against an in-memory store behind the real admin socket: output, JSON, exit codes.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bftd::admin::{AdminServer, PeerCredentials, Service};
+use bftd_client::{
+    At, Bytes, ClusterStatus, Entry, Expect, Failure, Health, Listing, MemberStatus, Operation, Outcome,
+    Query, Request, Response, Status, genesis::Protocol,
+};
+use serde_json::{Value, json};
+
+/// A store that knows the operations, and fails as it is told.
+#[derive(Default)]
+struct Store {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    revision: u64,
+    entries: BTreeMap<Bytes, Entry>,
+    health: Option<Health>,
+    failure: Option<Failure>,
+    is_silent: bool,
+    calls: usize,
+}
+
+impl Service for Store {
+    async fn handle(&self, _: PeerCredentials, request: Request) -> Response {
+        let answer = {
+            let mut state = self.state.lock().unwrap();
+            state.calls += 1;
+            (!state.is_silent).then(|| state.answer(request))
+        };
+        match answer {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl State {
+    fn answer(&mut self, request: Request) -> Response {
+        if let Some(failure) = &self.failure {
+            return Response::Failed(failure.clone());
+        }
+        let at = At { revision: self.revision, index: 12, age_ms: 3 };
+        match request {
+            Request::Execute(operation) => {
+                Response::Executed { outcome: self.execute(operation), index: 12, term: 1 }
+            }
+            Request::Query { query: Query::Get { key }, .. } => {
+                Response::Found { entry: self.entries.get(&key).cloned(), at }
+            }
+            Request::Query { query: Query::Count { prefix }, .. } => {
+                let count = self.entries.keys().filter(|key| key.starts_with(&prefix)).count() as u64;
+                Response::Counted { count, at }
+            }
+            Request::Query { query: Query::List { prefix, start_after, limit, keys_only }, .. } => {
+                let after = |key: &Bytes| start_after.as_ref().is_none_or(|after| key > after);
+                let mut all: Vec<_> = self
+                    .entries
+                    .iter()
+                    .filter(|(key, _)| key.starts_with(&prefix) && after(key))
+                    .map(|(key, entry)| (key.clone(), entry.clone()))
+                    .collect();
+                let more = all.len() as u64 > limit;
+                all.truncate(limit as usize);
+                if keys_only {
+                    all.iter_mut().for_each(|(_, entry)| entry.value = Bytes::new());
+                }
+                Response::Listed { listing: Listing { entries: all, more }, at }
+            }
+            Request::Status => Response::Status(Box::new(self.status())),
+        }
+    }
+
+    fn execute(&mut self, operation: Operation) -> Outcome {
+        let revision = self.revision + 1;
+        match operation {
+            Operation::Put { key, value, expect } => {
+                let found = self.entries.get(&key).map_or(0, |entry| entry.mod_revision);
+                let holds = match expect {
+                    Expect::Anything => true,
+                    Expect::Absent => found == 0,
+                    Expect::Revision(wanted) => found == wanted,
+                };
+                if !holds {
+                    return Outcome::Mismatch { revision: self.revision, found };
+                }
+                let entry = Entry { value, create_revision: revision, mod_revision: revision, version: 1 };
+                self.entries.insert(key, entry);
+                self.revision = revision;
+                Outcome::Put { revision }
+            }
+            Operation::Delete { key } => {
+                let keys = u64::from(self.entries.remove(&key).is_some());
+                Outcome::Deleted { revision, keys }
+            }
+            Operation::DeletePrefix { prefix } => {
+                let before = self.entries.len();
+                self.entries.retain(|key, _| !key.starts_with(&prefix));
+                Outcome::Deleted { revision, keys: (before - self.entries.len()) as u64 }
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let member = MemberStatus {
+            id: 1,
+            name: "node1".to_owned(),
+            leads: true,
+            reachable: true,
+            prepared: 12,
+            committed: 12,
+            executed: 12,
+            correct: 40,
+            corrupt: 0,
+            evidence: 0,
+            faults: vec![],
+            version: "0.1.0".to_owned(),
+        };
+        let cluster = ClusterStatus {
+            name: "fake".to_owned(),
+            id: "1d".to_owned(),
+            protocol: Protocol::BftRaft,
+            state: self.health.unwrap_or(Health::Healthy),
+            n: 1,
+            f: 0,
+            tolerates: 0,
+            epoch: 0,
+            term: 1,
+            leader: 1,
+            committed: 12,
+            executed: 12,
+            state_digest: "d1".to_owned(),
+        };
+        Status { cluster, me: 1, members: vec![member], hints: vec![] }
+    }
+}
+
+/// A daemon of its own for one test, served by a thread.
+struct Daemon {
+    directory: tempfile::TempDir,
+    store: Arc<Store>,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::default());
+        let (path, service) = (directory.path().join("s"), Arc::clone(&store));
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let server = AdminServer::bind(&path).unwrap();
+                ready.send(()).unwrap();
+                let (_stop, stopped) = tokio::sync::watch::channel(false);
+                server.serve(service, stopped).await;
+            });
+        });
+        is_ready.recv().unwrap();
+        Self { directory, store }
+    }
+
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.store.state.lock().unwrap());
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("s")
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = bftctl(self.directory.path());
+        command.arg("--socket").arg(self.socket()).args(words);
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Ran {
+        Ran::new(self.command(words).output().unwrap())
+    }
+
+    fn run_with_input(&self, words: &[&str], input: &[u8]) -> Ran {
+        let mut command = self.command(words);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // A program that has read enough closes its end.
+        let _ = stdin.write_all(input);
+        drop(stdin);
+        Ran::new(child.wait_with_output().unwrap())
+    }
+}
+
+/// The program, cut off from the surroundings of whoever runs the tests.
+fn bftctl(directory: &std::path::Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bftctl"));
+    command
+        .env_clear()
+        .env("HOME", directory)
+        .env("BFTCTL_CONTEXTS", directory.join("contexts.toml"))
+        .stdin(Stdio::null());
+    command
+}
+
+#[derive(Debug)]
+struct Ran {
+    code: i32,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+impl Ran {
+    fn new(output: Output) -> Self {
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        Self {
+            code: output.status.code().expect("it exits, and is not killed"),
+            stdout: output.stdout,
+            stderr,
+        }
+    }
+
+    #[track_caller]
+    fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{self:?}");
+        String::from_utf8(self.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn json(self) -> Value {
+        let text = self.ok();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["schema"], "bftctl/v1");
+        assert_eq!(text.lines().count(), 1, "one object");
+        value
+    }
+
+    /// The JSON error on stderr.
+    #[track_caller]
+    fn error(&self, code: i32) -> Value {
+        assert_eq!(self.code, code, "{self:?}");
+        assert_eq!(self.stdout, b"", "data goes to stdout, words don't");
+        let value: Value = serde_json::from_str(&self.stderr).unwrap();
+        assert_eq!((&value["schema"], &value["error"]["code"]), (&json!("bftctl/v1"), &json!(code)));
+        value["error"].clone()
+    }
+}
+
+#[test]
+fn put_get_ls_del_as_in_the_contract() {
+    let daemon = Daemon::start();
+    assert_eq!(daemon.run(&["put", "a", "1"]).ok(), "revision 1 · block 12 · term 1\n");
+    assert_eq!(daemon.run(&["get", "a"]).ok(), "1", "the value's bytes alone");
+    let get = daemon.run(&["get", "a", "-o", "json"]).json();
+    let expected = json!({ "schema": "bftctl/v1", "key": "a", "value": "1", "revision": 1, "create_revision": 1,
+                           "version": 1, "index": 12 });
+    assert_eq!(get, expected);
+    let put = daemon.run(&["put", "b", "2", "-o", "json"]).json();
+    assert_eq!(put, json!({ "schema": "bftctl/v1", "revision": 2, "index": 12, "term": 1 }));
+    assert_eq!(daemon.run(&["put", "b", "3", "-o", "value"]).ok(), "3\n");
+
+    assert_eq!(daemon.run(&["ls"]).ok(), "a\nb\n");
+    assert_eq!(daemon.run(&["ls", "--count"]).ok(), "2\n");
+    assert_eq!(daemon.run(&["ls", "--start-after", "a"]).ok(), "b\n");
+    assert_eq!(daemon.run(&["ls", "x"]).ok(), "");
+    let ls = daemon.run(&["ls", "--values", "--limit", "1", "-o", "json"]).json();
+    assert_eq!(
+        (&ls["count"], &ls["more"], &ls["entries"][0]["value"]),
+        (&json!(1), &json!(true), &json!("1"))
+    );
+    assert!(daemon.run(&["ls", "-o", "json"]).json()["entries"][0].get("value").is_none());
+
+    assert_eq!(daemon.run(&["del", "a"]).ok(), "deleted 1 key · block 12 · term 1\n");
+    let deleted = daemon.run(&["del", "", "--prefix", "-o", "json"]).json();
+    assert_eq!((&deleted["deleted"], &deleted["index"]), (&json!(1), &json!(12)));
+}
+
+#[test]
+fn a_listing_goes_beyond_one_page() {
+    let daemon = Daemon::start();
+    daemon.set(|state| {
+        let entry = Entry { value: Bytes::new(), create_revision: 1, mod_revision: 1, version: 1 };
+        state.entries = (0..2500).map(|key| (format!("{key:05}").into(), entry.clone())).collect();
+    });
+    let all = daemon.run(&["ls"]).ok();
+    assert_eq!(all.lines().count(), 2500);
+    assert!(all.lines().is_sorted());
+    assert_eq!(daemon.run(&["ls", "--limit", "1500", "-o", "json"]).json()["count"], 1500);
+}
+
+#[test]
+fn values_come_from_arguments_files_and_stdin() {
+    let daemon = Daemon::start();
+    daemon.run_with_input(&["put", "k", "-"], b"\xff\x00from stdin").ok();
+    assert_eq!(daemon.run(&["get", "k"]).stdout, b"\xff\x00from stdin");
+    let get = daemon.run(&["get", "k", "-o", "json"]).json();
+    assert_eq!(get["value_base64"], "/wBmcm9tIHN0ZGlu");
+    assert!(get.get("value").is_none());
+
+    let file = daemon.directory.path().join("value");
+    std::fs::write(&file, "from a file").unwrap();
+    daemon.run(&["put", "k", &format!("@{}", file.display())]).ok();
+    assert_eq!(daemon.run(&["get", "k"]).ok(), "from a file");
+    daemon.run(&["put", "k", "-5"]).ok();
+    assert_eq!(daemon.run(&["get", "k"]).ok(), "-5");
+    daemon.run(&["put", "k", r#"{"a":[1]}"#, "--json"]).ok();
+
+    let calls = daemon.store.state.lock().unwrap().calls;
+    daemon.run(&["put", "k", "{a}", "--json", "-o", "json"]).error(2);
+    daemon.run(&["put", "k", "@/does/not/exist", "-o", "json"]).error(2);
+    assert_eq!(daemon.store.state.lock().unwrap().calls, calls, "nothing was sent");
+}
+
+#[test]
+fn what_is_out_of_bounds_is_refused_before_anything_is_sent() {
+    let daemon = Daemon::start();
+    let long_key = "k".repeat(4097);
+    let largest = vec![b'x'; 1 << 20];
+    for (words, input) in [
+        (&["put", "", "v", "-o", "json"][..], &b""[..]),
+        (&["put", &long_key, "v", "-o", "json"], b""),
+        (&["get", "", "-o", "json"], b""),
+        (&["del", &long_key, "-o", "json"], b""),
+        (&["ls", &long_key, "-o", "json"], b""),
+        (&["put", "k", "-", "-o", "json"], &[&largest[..], b"x"].concat()),
+    ] {
+        let error = daemon.run_with_input(words, input).error(2);
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("4096") || message.contains("1048576"), "the limit is named: {message}");
+    }
+    assert_eq!(daemon.store.state.lock().unwrap().calls, 0);
+    daemon.run_with_input(&["put", &"k".repeat(4096), "-"], &largest).ok();
+}
+
+#[test]
+fn comparisons_that_fail_exit_4_and_name_the_revision() {
+    let daemon = Daemon::start();
+    daemon.run(&["put", "a", "1", "--if-absent"]).ok();
+    daemon.run(&["put", "a", "2", "--if-rev", "1"]).ok();
+    let error = daemon.run(&["put", "a", "3", "--if-rev", "1", "-o", "json"]).error(4);
+    assert_eq!((&error["found"], &error["key"]), (&json!(2), &json!("a")));
+    let ran = daemon.run(&["put", "a", "3", "--if-absent"]);
+    assert_eq!(ran.code, 4);
+    assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains("at revision 2"), "{}", ran.stderr);
+    assert_eq!(daemon.run(&["get", "a"]).ok(), "2");
+}
+
+#[test]
+fn failures_have_their_exit_codes() {
+    let daemon = Daemon::start();
+    daemon.run(&["get", "nope", "-o", "json"]).error(3);
+    daemon.run(&["del", "nope", "-o", "json"]).error(3);
+    daemon.run(&["get", "-o", "json"]).error(2);
+    for (failure, code) in [
+        (Failure::NoQuorum { reachable: 2, n: 4, needed: 3 }, 6),
+        (Failure::Denied("no".to_owned()), 9),
+        (Failure::Uninitialised, 11),
+        (Failure::Busy, 1),
+    ] {
+        daemon.set(|state| state.failure = Some(failure));
+        daemon.run(&["put", "a", "1", "-o", "json"]).error(code);
+        daemon.run(&["get", "a", "-o", "json"]).error(code);
+    }
+    daemon.set(|state| state.failure = Some(Failure::Stopping));
+    daemon.run(&["put", "a", "1", "-o", "json"]).error(7);
+
+    let nobody =
+        bftctl(daemon.directory.path()).args(["--socket", "/nope", "get", "a", "-o", "json"]).output();
+    Ran::new(nobody.unwrap()).error(10);
+}
+
+#[test]
+fn a_change_without_an_answer_is_unknown_and_a_read_is_not() {
+    let daemon = Daemon::start();
+    daemon.set(|state| state.is_silent = true);
+    let began = Instant::now();
+    daemon.run(&["put", "a", "1", "--timeout", "300ms", "-o", "json"]).error(7);
+    daemon.run(&["get", "a", "--timeout", "300ms", "-o", "json"]).error(10);
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn status_tells_by_its_exit_code() {
+    let daemon = Daemon::start();
+    let text = daemon.run(&["status"]).ok();
+    assert!(
+        text.starts_with(
+            "● fake HEALTHY 1/1 members, tolerates 0 faults · term 1 · leader node1 · block 12\n"
+        ),
+        "{text}"
+    );
+    let json = daemon.run(&["status", "-o", "json"]).json();
+    assert_eq!((&json["self"], &json["members"][0]["role"]), (&json!(1), &json!("leader")));
+    for (health, code, word) in [
+        (Health::Degraded, 5, "DEGRADED"),
+        (Health::NoQuorum, 6, "NO QUORUM"),
+        (Health::Uninitialised, 11, "UNINITIALISED"),
+    ] {
+        daemon.set(|state| state.health = Some(health));
+        let ran = daemon.run(&["status", "-o", "value"]);
+        assert_eq!((ran.code, ran.stdout), (code, format!("{word}\n").into_bytes()));
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let daemon = Daemon::start();
+    daemon.set(|state| {
+        let entry = Entry { value: Bytes::new(), create_revision: 1, mod_revision: 1, version: 1 };
+        // More than a pipe holds.
+        state.entries = (0..5000).map(|key| (format!("{key:0200}").into(), entry.clone())).collect();
+    });
+    let mut child = daemon.command(&["ls"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::with_capacity(100, child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert_eq!(first.trim_end(), format!("{:0200}", 0));
+    let mut words = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+    assert_eq!((child.wait().unwrap().code(), &*words), (Some(0), ""));
+}
+
+#[test]
+fn the_shell_goes_on_after_an_error() {
+    let daemon = Daemon::start();
+    let lines = "put a 'one two'\nget nope\nnonsense\nget 'open\n\nget a\nget a -o json\nexit\nget never\n";
+    let ran = daemon.run_with_input(&["shell"], lines.as_bytes());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let stdout = String::from_utf8(ran.stdout).unwrap();
+    assert!(stdout.contains("one two\n{\"schema\":\"bftctl/v1\",\"key\":\"a\""), "{stdout}");
+    assert!(ran.stderr.contains("no such key: nope") && ran.stderr.contains("'nonsense'"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("a quote is not closed") && !ran.stderr.contains("never"), "{}", ran.stderr);
+}
+
+#[test]
+fn bench_counts_what_it_did() {
+    let daemon = Daemon::start();
+    let bench =
+        daemon.run(&["bench", "mixed", "--seconds", "1", "--clients", "8", "--keys", "50", "-o", "json"]);
+    assert_eq!(bench.stderr, "", "no progress bar in JSON");
+    let bench = bench.json();
+    let calls = daemon.store.state.lock().unwrap().calls as u64;
+    let operations = bench["operations"].as_u64().unwrap();
+    assert!(operations > 100 && (operations..operations + 8 + 1).contains(&(calls - 50)), "{bench} {calls}");
+    assert_eq!(bench["errors"], 0);
+    let latency = |name: &str| bench["latency_us"][name].as_u64().unwrap();
+    assert!(0 < latency("p50") && latency("p50") <= latency("p99") && latency("p999") <= latency("max"));
+
+    daemon.set(|state| state.failure = Some(Failure::Busy));
+    let ran = daemon.run(&["bench", "put", "--seconds", "0.2", "-o", "json"]);
+    assert_eq!(ran.code, 1);
+    let bench: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(bench["operations"], 0);
+    assert_eq!(bench["errors"], bench["errors_by_kind"]["busy"]);
+    assert!(bench["errors"].as_u64().unwrap() >= 64);
+}
+
+#[test]
+fn an_open_loop_keeps_its_rate() {
+    let daemon = Daemon::start();
+    let bench = daemon.run(&["bench", "put", "--seconds", "1", "--rate", "500", "-o", "json"]).json();
+    let operations = bench["operations"].as_u64().unwrap();
+    assert!((450..=500).contains(&operations), "{bench}");
+}
+
+#[test]
+fn sockets_come_from_flags_the_environment_and_contexts() {
+    let daemon = Daemon::start();
+    let directory = daemon.directory.path();
+    daemon.run(&["put", "a", "1"]).ok();
+    let run = |words: &[&str], socket: Option<&str>| {
+        let mut command = bftctl(directory);
+        if let Some(socket) = socket {
+            command.env("BFTCTL_SOCKET", socket);
+        }
+        Ran::new(command.args(words).output().unwrap())
+    };
+    let socket = daemon.socket();
+    let socket = socket.to_str().unwrap();
+    assert_eq!(run(&["get", "a"], Some(socket)).ok(), "1");
+    assert_eq!(run(&["get", "a", "--socket", socket], Some("/nope")).ok(), "1", "a flag comes first");
+
+    let contexts = format!(
+        "[contexts.here]\nnodes = [{{ id = 1, socket = \"/nope\" }}, {{ id = 2, socket = {socket:?} }}]\n"
+    );
+    std::fs::write(directory.join("contexts.toml"), contexts).unwrap();
+    run(&["context", "use", "other", "-o", "json"], None).error(2);
+    run(&["context", "use", "here"], None).ok();
+    assert_eq!(run(&["context", "ls", "-o", "json"], None).json()["contexts"][0]["selected"], true);
+    assert_eq!(run(&["get", "a"], None).code, 10, "the first node");
+    assert_eq!(run(&["get", "a", "--node", "2"], None).ok(), "1");
+    run(&["get", "a", "--node", "3", "-o", "json"], None).error(2);
+    assert_eq!(run(&["get", "a"], Some(socket)).ok(), "1", "the environment comes before contexts");
+
+    std::fs::write(directory.join("contexts.toml"), "[contexts]\nwrong\n").unwrap();
+    let error = run(&["get", "a", "-o", "json"], None).error(1);
+    assert!(error["cause"].as_str().unwrap().contains("line 2"), "{error}");
+}
+
+#[test]
+fn completions_name_the_commands() {
+    let script = Ran::new(bftctl(&std::env::temp_dir()).args(["completions", "bash"]).output().unwrap()).ok();
+    assert!(script.contains("bench") && script.contains("--consistency"));
+}
