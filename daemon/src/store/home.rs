@@ -30,6 +30,7 @@ use super::{
     error::StoreError,
     prefill::Prefilled,
     reader::{self, LogReader},
+    recent::Recent,
     wal::Stamp,
 };
 
@@ -59,6 +60,7 @@ pub(super) mod meta {
 pub(super) struct Home {
     database: Arc<Database>,
     chain: Chain,
+    recent: Arc<Recent>,
     /// Where values are encoded.
     buffer: Vec<u8>,
 }
@@ -99,7 +101,8 @@ impl Home {
             })
             .create_with_backend(Prefilled::new(backend).map_err(redb::StorageError::from)?)?;
         let chain = Chain::of(&Durable::default(), cluster.id.0);
-        let mut home = Self { database: Arc::new(database), chain, buffer: Vec::new() };
+        let recent = Arc::new(Recent::default());
+        let mut home = Self { database: Arc::new(database), chain, recent, buffer: Vec::new() };
         let found = home.stored_cluster(path)?;
         if found.id != cluster.id {
             return Err(other_cluster(path, &found, cluster));
@@ -154,7 +157,12 @@ impl Home {
 
     /// A handle to read with, from any thread. While one lives, the file stays open.
     pub(super) fn reader(&self) -> LogReader {
-        LogReader::new(Arc::clone(&self.database))
+        LogReader::new(Arc::clone(&self.database), Arc::clone(&self.recent))
+    }
+
+    /// Where what is committed stays until the database holds it.
+    pub(super) fn recent(&self) -> Arc<Recent> {
+        Arc::clone(&self.recent)
     }
 
     /// Makes records durable as a whole, together with how far the database has come by them.
@@ -178,7 +186,7 @@ impl Home {
                         }
                     }
                     Record::Committed(committed) => {
-                        for (index, digest) in self.chain.commit(committed)? {
+                        for (index, digest) in self.chain.commit(committed)?.forgotten {
                             blocks.remove((index.0, &digest.0))?;
                         }
                         let certificate = &*committed.certificate;
@@ -198,7 +206,9 @@ impl Home {
             newest.write(&mut table, &mut self.buffer)?;
             put(&mut table, meta::WAL, Some(&stamp), &mut self.buffer)?;
         }
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        self.recent.forget_through(self.chain.committed());
+        Ok(())
     }
 
     fn stored_cluster(&self, path: &Path) -> Result<Cluster, StoreError> {

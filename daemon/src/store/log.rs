@@ -5,6 +5,7 @@ use std::{
     io, mem,
     os::unix::fs::OpenOptionsExt,
     path::Path,
+    sync::Arc,
 };
 
 use bftd_core::durable::{Durable, Record};
@@ -15,9 +16,9 @@ use super::{
     dir::{Cluster, DataDir},
     error::StoreError,
     home::{Home, other_cluster},
-    prefill::Prefilled,
     reader::LogReader,
-    wal::{Stamp, TURN, Wal},
+    recent::Recent,
+    wal::{Stamp, TURN, Wal, WalFile},
 };
 
 /// The log of one replica. There is one writer; [`LogStore::reader`] gives out any number of readers.
@@ -36,13 +37,17 @@ pub(super) struct Front {
     pub wal: Wal,
     /// The chain by all groups written, so that a group that contradicts it is not written.
     chain: Chain,
+    /// What of it the database does not hold yet.
+    recent: Arc<Recent>,
 }
 
 impl Front {
     /// Makes a group durable.
     pub(super) fn append(&mut self, records: &[Record]) -> Result<(), StoreError> {
-        self.chain.take(records)?;
-        self.wal.append(records)
+        let commits = self.chain.take(records)?;
+        self.wal.append(records)?;
+        self.recent.add(commits);
+        Ok(())
     }
 }
 
@@ -73,26 +78,29 @@ impl LogStore {
     }
 
     /// Makes the files of an empty log. A power cut in the midst leaves files that can't be opened, so the database gets
-    /// its name when all is complete.
+    /// its name when all is complete; what is left without it is made anew.
     fn start(directory: &DataDir, cluster: &Cluster) -> Result<(), StoreError> {
         let path = directory.log_path();
         let unfinished = path.with_extension("redb.new");
         let [first, second] = directory.wal_paths();
         let wal = [create(&first)?, create(&second)?];
-        Self::create(create(&unfinished)?, wal, cluster)?;
+        Self::create(create(&unfinished)?, wal, cluster, TURN)?;
+        // With the name of the database, the other files must be there.
+        directory.sync()?;
         fs::rename(&unfinished, &path).map_err(StoreError::io("create", &path))?;
         directory.sync()
     }
 
-    /// Makes empty files an empty log, durably.
+    /// Makes empty files an empty log, durably. `turn` is how large a write-ahead file is.
     pub(super) fn create<B: StorageBackend>(
         home: B,
         wal: [B; 2],
         cluster: &Cluster,
+        turn: u64,
     ) -> Result<(), StoreError> {
         let stamp = Stamp::random();
         for file in wal {
-            Wal::create(file, stamp).map_err(|source| StoreError::Wal { action: "create", source })?;
+            Wal::create(&file, stamp, turn).map_err(|source| StoreError::Wal { action: "create", source })?;
         }
         Home::create(home, cluster, stamp)
     }
@@ -109,14 +117,12 @@ impl LogStore {
         let mut home = Home::open(home, path, cluster)?;
         let stamp = home.stamp()?;
         let [first, second] = wal;
-        let prefilled = |file| -> io::Result<Box<dyn StorageBackend>> { Ok(Box::new(Prefilled::new(file)?)) };
-        let read = |source| StoreError::Wal { action: "read", source };
-        let files = [prefilled(first).map_err(read)?, prefilled(second).map_err(read)?];
+        let files: [WalFile; 2] = [Box::new(first), Box::new(second)];
         let (applied, records) = Wal::read(&files, stamp)?;
         let wal = Wal::start(files, applied, stamp, turn)?;
         // The records have been checked when they were written; if they do not fit, a file is not the database's.
         home.write(&records, wal.stamp(applied))?;
-        let front = Front { wal, chain: home.chain().clone() };
+        let front = Front { wal, chain: home.chain().clone(), recent: home.recent() };
         Ok(Self { front, home, pending: Vec::new(), poisoned: false })
     }
 
@@ -159,8 +165,7 @@ impl LogStore {
         })
     }
 
-    /// A handle to read the log with, from any thread. It sees what the database holds. While one lives, the file
-    /// stays open.
+    /// A handle to read the log with, from any thread. While one lives, the database stays open.
     pub fn reader(&self) -> LogReader {
         self.home.reader()
     }

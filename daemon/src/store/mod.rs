@@ -16,7 +16,7 @@
 //!   belongs to another cluster, or whose log has vanished, is refused.
 //!
 //! [`LogWriter`] runs a store on two threads: one writes whatever is waiting as one group, one brings the database up to
-//! date. [`LogReader`]s serve peers and replay blocks meanwhile, from the database.
+//! date. [`LogReader`]s serve peers and replay blocks meanwhile, from the database; what it lacks of the chain is in memory.
 
 mod chain;
 mod codec;
@@ -26,6 +26,7 @@ mod home;
 mod log;
 mod prefill;
 mod reader;
+mod recent;
 mod wal;
 mod writer;
 

@@ -18,7 +18,7 @@
 //! File: two pages of head, slot `epoch % 2`: id, epoch, seal. Then groups: id, epoch, sequence, length, seal, and as many
 //! bytes of postcard, filled up with zeros to whole pages.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use aws_lc_rs::{
     digest::{Context, SHA256},
@@ -28,7 +28,7 @@ use bftd_core::durable::Record;
 use redb::StorageBackend;
 use serde::{Deserialize, Serialize};
 
-use super::{error::StoreError, prefill::Prefilled};
+use super::error::StoreError;
 
 /// How large a file gets before it is the other one's turn. It grows on when the other one is still needed.
 pub(super) const TURN: u64 = 8 << 20;
@@ -70,10 +70,16 @@ impl Stamp {
 /// A file as [`Wal`] uses it.
 pub(super) type WalFile = Box<dyn StorageBackend>;
 
-/// A group that was read.
-struct Group {
-    sequence: u64,
-    records: Vec<Record>,
+/// What is at the start of a page.
+enum Found<'a> {
+    /// No head of a group of this epoch.
+    Nothing,
+    /// The head of a group of a later epoch.
+    Later,
+    /// The head of a group that is not whole: its number.
+    Begun(u64),
+    /// A whole group: its number, its records' encoding, and where the next one may begin.
+    Group(u64, &'a [u8], u64),
 }
 
 /// The two files.
@@ -95,62 +101,63 @@ pub(super) struct Wal {
 }
 
 impl Wal {
-    /// Makes a file belong to a new log, durably.
-    pub(super) fn create(file: impl StorageBackend, stamp: Stamp) -> io::Result<()> {
-        write_head(&Prefilled::new(file)?, stamp)
+    /// Makes an empty file belong to a new log, durably. It gets its place on the disk now.
+    pub(super) fn create(file: &dyn StorageBackend, stamp: Stamp, turn: u64) -> io::Result<()> {
+        grow(file, turn.max(FIRST))?;
+        write_head(file, stamp)
     }
 
-    /// Reads what the database does not hold yet: the records of the groups after `stamp.applied`.
+    /// Reads what the database does not hold yet: the number of the last group, and the records of those after
+    /// `stamp.applied`.
     ///
     /// # Errors
     /// A file is another log's, older, or damaged, or can't be read.
     pub(super) fn read(files: &[WalFile; 2], stamp: Stamp) -> Result<(u64, Vec<Record>), StoreError> {
-        let mut groups = Vec::new();
-        let mut contents = Vec::new();
+        let mut groups = BTreeMap::new();
+        let mut begun = stamp.applied;
         for file in files {
             let content = whole(&**file).map_err(failed("read"))?;
             check_head(&content, stamp)?;
             let mut at = FIRST;
-            let mut last = None;
-            while let Some((sequence, payload, end)) = group(&content, at, stamp) {
-                if last.is_some_and(|last| sequence != last + 1) {
-                    break;
-                }
-                if sequence > stamp.applied {
-                    let (records, rest) = postcard::take_from_bytes(payload)
-                        .map_err(|_| damaged(format!("group {sequence} makes no sense")))?;
-                    if !rest.is_empty() {
-                        return Err(damaged(format!("group {sequence} is longer than its records")));
+            while at < content.len() as u64 {
+                at = match find(&content, at, stamp) {
+                    Found::Nothing => at + PAGE,
+                    Found::Later => {
+                        return Err(damaged(
+                            "there are groups of a later opening than its database knows of",
+                        ));
                     }
-                    groups.push(Group { sequence, records });
-                }
-                last = Some(sequence);
-                at = end;
+                    Found::Begun(sequence) => {
+                        begun = begun.max(sequence);
+                        at + PAGE
+                    }
+                    Found::Group(sequence, payload, end) => {
+                        if sequence > stamp.applied {
+                            groups.insert(sequence, decode(sequence, payload)?);
+                        }
+                        end
+                    }
+                };
             }
-            contents.push((content, at));
         }
-        groups.sort_by_key(|group| group.sequence);
         let mut sequence = stamp.applied;
         let mut records = Vec::new();
-        for group in groups {
-            if group.sequence != sequence + 1 {
-                return Err(damaged(format!(
-                    "group {} is missing before group {}",
-                    sequence + 1,
-                    group.sequence
-                )));
+        for (found, group) in groups {
+            if found != sequence + 1 {
+                return Err(missing(sequence + 1, found));
             }
-            sequence = group.sequence;
-            records.extend(group.records);
+            sequence = found;
+            records.extend(group);
         }
-        // What follows the last whole group of a file may be older; newer it can't be.
-        for (content, from) in contents {
-            for at in (from..content.len() as u64).step_by(usize::try_from(PAGE).expect("a page is small")) {
-                if let Some((later, ..)) = group(&content, at, stamp).filter(|(later, ..)| *later > sequence)
-                {
-                    return Err(damaged(format!("group {} is missing before group {later}", sequence + 1)));
-                }
-            }
+        // A group is begun when those before it are durable.
+        if begun > sequence + 1 {
+            return Err(missing(sequence + 1, begun));
+        }
+        if begun == sequence + 1 {
+            tracing::info!(
+                group = begun,
+                "the last group of the log was not written to its end, and is dropped"
+            );
         }
         Ok((sequence, records))
     }
@@ -228,7 +235,7 @@ impl Wal {
         let file = &self.files[self.active];
         let end = self.end + length;
         if end > file.len()? {
-            file.set_len(end.next_multiple_of(GROWTH.min(self.turn)))?;
+            grow(&**file, end.next_multiple_of(GROWTH.min(self.turn)))?;
         }
         file.write(self.end, bytes)?;
         file.sync_data()?;
@@ -246,6 +253,10 @@ fn damaged(what: impl std::fmt::Display) -> StoreError {
     StoreError::damaged(format!("in its write-ahead files {what}"))
 }
 
+fn missing(sequence: u64, later: u64) -> StoreError {
+    damaged(format!("group {sequence} is missing before group {later}"))
+}
+
 fn whole(file: &dyn StorageBackend) -> io::Result<Vec<u8>> {
     let length = usize::try_from(file.len()?).map_err(io::Error::other)?;
     let mut content = vec![0; length];
@@ -253,10 +264,19 @@ fn whole(file: &dyn StorageBackend) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-fn write_head(file: &dyn StorageBackend, stamp: Stamp) -> io::Result<()> {
-    if file.len()? < FIRST {
-        file.set_len(FIRST)?;
+/// Lengthens a file by written zeros instead of a hole.
+fn grow(file: &dyn StorageBackend, length: u64) -> io::Result<()> {
+    let mut filled = file.len()?;
+    file.set_len(length)?;
+    while filled < length {
+        let next = (filled + GROWTH).min(length);
+        file.write(filled, &vec![0; usize::try_from(next - filled).map_err(io::Error::other)?])?;
+        filled = next;
     }
+    Ok(())
+}
+
+fn write_head(file: &dyn StorageBackend, stamp: Stamp) -> io::Result<()> {
     let head = head(stamp, 0, 0);
     let bytes = [&head[..], &seal(&head, &[])].concat();
     file.write(stamp.epoch % 2 * PAGE, &bytes)?;
@@ -282,17 +302,28 @@ fn check_head(content: &[u8], stamp: Stamp) -> Result<(), StoreError> {
     }
 }
 
-/// The group at a place in a file: its sequence number, its records' encoding, and where the next one is.
-fn group(content: &[u8], at: u64, stamp: Stamp) -> Option<(u64, &[u8], u64)> {
-    let found = slice(content, at, HEAD as u64)?;
-    let (sequence, length) = (number(found, ID + 8), number(found, ID + 16));
-    if found != head(stamp, sequence, length) {
-        return None;
+fn find(content: &[u8], at: u64, stamp: Stamp) -> Found<'_> {
+    let Some(found) = slice(content, at, HEAD as u64).filter(|found| found.starts_with(&stamp.id)) else {
+        return Found::Nothing;
+    };
+    let (epoch, sequence, length) = (number(found, ID), number(found, ID + 8), number(found, ID + 16));
+    if epoch != stamp.epoch {
+        return if epoch > stamp.epoch { Found::Later } else { Found::Nothing };
     }
-    let sealed = slice(content, at + HEAD as u64, SEAL as u64)?;
     let start = at + (HEAD + SEAL) as u64;
-    let payload = slice(content, start, length)?;
-    (seal(found, payload) == *sealed).then(|| (sequence, payload, (start + length).next_multiple_of(PAGE)))
+    match (slice(content, at + HEAD as u64, SEAL as u64), slice(content, start, length)) {
+        (Some(sealed), Some(payload)) if seal(found, payload) == *sealed => {
+            Found::Group(sequence, payload, (start + length).next_multiple_of(PAGE))
+        }
+        _ => Found::Begun(sequence),
+    }
+}
+
+fn decode(sequence: u64, payload: &[u8]) -> Result<Vec<Record>, StoreError> {
+    match postcard::take_from_bytes(payload) {
+        Ok((records, [])) => Ok(records),
+        _ => Err(damaged(format!("group {sequence} makes no sense"))),
+    }
 }
 
 fn head(stamp: Stamp, sequence: u64, length: u64) -> [u8; HEAD] {

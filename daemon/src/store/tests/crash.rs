@@ -1,8 +1,8 @@
 //! Power cuts at every operation of a run, and disks that fail at every operation.
 
 use super::{
-    disk::{Disk, Failure, Loss, open},
-    script::{Expected, Random, Script, block, committed, root},
+    disk::{Disk, Failure, Image, Loss, TURN, open},
+    script::{Expected, Random, Script, block, cluster, committed, root},
 };
 use crate::store::{LogStore, StoreError};
 use bftd_core::{durable::Record, ids::Term};
@@ -102,6 +102,30 @@ fn a_power_cut_at_any_operation_keeps_whole_groups_and_all_acknowledged_ones() {
         run.disk.operations()
     );
     assert!(without > 1000 && with > 100, "both ways out of a cut occur");
+}
+
+#[test]
+fn a_power_cut_while_a_log_is_made_leaves_nothing_that_is_taken_for_another_one() {
+    let disk = Disk::new(Image::default());
+    let [home, first, second] = disk.files();
+    LogStore::create(home, [first, second], &cluster(), TURN).unwrap();
+    let (mut opened, mut refused) = (0, 0);
+    for cut in 0..=disk.operations() {
+        for (loss, times) in LOSSES {
+            for time in 0..times {
+                let mut random = Random((cut * 10 + time) as u64);
+                let rest = Disk::new(disk.after_cut(cut, loss, &mut random));
+                match open(&rest) {
+                    Ok(store) => {
+                        Expected::default().assert_is(&store, 1, &format!("cut at {cut}, {loss:?}"));
+                        opened += 1;
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+    }
+    assert!(opened > 0 && refused > 0, "{opened} {refused}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! A disk behind a page cache: writes are volatile until a sync, and any part of what is not synced may be lost.
 //!
-//! A [`Disk`] has the log's three files and notes every operation on them in one order. [`Disk::after_cut`] is what a power cut at some point leaves of them. The database
-//! does not see a cut coming, so one recorded run serves for the cuts at all of its points.
+//! A [`Disk`] has the log's three files and notes every operation on them in one order. [`Disk::after_cut`] is what a power
+//! cut at some point leaves of them. The log does not see a cut coming, so one recorded run serves for the cuts at all of
+//! its points.
 
 use std::{
     io,
@@ -17,7 +18,7 @@ use crate::store::{LogStore, StoreError};
 /// The database, and the write-ahead files.
 pub const FILES: usize = 3;
 /// How large a write-ahead file gets before the other one's turn: small, so that places are used again and again.
-const TURN: u64 = 64 << 10;
+pub const TURN: u64 = 64 << 10;
 
 /// What the files hold.
 pub type Image = [Vec<u8>; FILES];
@@ -107,9 +108,10 @@ impl Disk {
     pub fn with_log() -> Self {
         let disk = Self::new(Image::default());
         let [home, first, second] = disk.files();
-        LogStore::create(home, [first, second], &cluster()).unwrap();
-        let image = disk.0.lock().unwrap().cached.clone();
-        Self::new(image)
+        LogStore::create(home, [first, second], &cluster(), TURN).unwrap();
+        let synced = disk.after_cut(disk.operations(), Loss::All, &mut Random(0));
+        assert!(synced == disk.image(), "a log that was made is durable");
+        Self::new(synced)
     }
 
     /// The disk as a new process finds it when the one before was killed before operation number `cut`: what was

@@ -76,7 +76,9 @@ fn a_lost_log_is_not_started_afresh() {
 fn a_start_that_was_cut_off_is_made_up_for() {
     let parent = tempfile::tempdir().unwrap();
     let directory = DataDir::open(parent.path()).unwrap();
-    fs::write(parent.path().join("log.redb.new"), "half a file").unwrap();
+    for name in ["log.redb.new", "log.0.wal", "log.1.wal"] {
+        fs::write(parent.path().join(name), "half a file").unwrap();
+    }
     drop(LogStore::open(&directory, &cluster()).unwrap());
     assert!(!parent.path().join("log.redb.new").exists());
     assert_eq!(fs::metadata(parent.path().join("log.redb")).unwrap().permissions().mode() & 0o777, 0o600);

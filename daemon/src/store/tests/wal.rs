@@ -1,5 +1,7 @@
 //! The write-ahead files: what of them counts when a log is opened.
 
+use bftd_core::ids::Index;
+
 use super::{
     disk::{Disk, Image, open},
     script::{Expected, Script},
@@ -39,21 +41,112 @@ fn a_damaged_last_group_was_not_acknowledged_and_one_before_it_is_found() {
     assert_eq!(starts.len(), 6);
     for (number, start) in starts.iter().enumerate() {
         // In the id, the epoch, the sequence number, the length, the seal, and the records.
-        for at in [3, 17, 25, 33, 41, 70] {
+        for at in [3, 16, 24, 33, 41, 70] {
             let mut damaged = image.clone();
-            damaged[1][start + at] ^= 1;
+            damaged[1][start + at] ^= 0x80;
+            // No torn write leaves another epoch or number than the one that was written.
+            let refused = match at {
+                16 => Some("there are groups of a later opening"),
+                24 => Some("is missing before group"),
+                _ => None,
+            };
             match open(&Disk::new(damaged)) {
                 Ok(store) => {
-                    assert_eq!(number, 5, "byte {at}");
+                    assert!(number == 5 && refused.is_none(), "group {number}, byte {at}");
                     before.assert_is(&store, 1, "without the last group");
                 }
                 Err(error) => {
-                    assert!(number < 5, "byte {at}: {error}");
-                    assert!(error.to_string().contains("is missing before group"), "{error}");
+                    assert!(number < 5 || refused.is_some(), "group {number}, byte {at}: {error}");
+                    let text = refused.unwrap_or("is missing before group");
+                    assert!(error.to_string().contains(text), "group {number}, byte {at}: {error}");
                 }
             }
         }
     }
+}
+
+#[test]
+fn two_damaged_groups_at_the_end_are_no_torn_write() {
+    let (image, ..) = written();
+    let starts = starts(&image);
+    let mut damaged = image.clone();
+    for start in &starts[4..] {
+        damaged[1][start + 70] ^= 1;
+    }
+    let error = open(&Disk::new(damaged)).unwrap_err();
+    assert!(error.to_string().contains("group 5 is missing before group 6"), "{error}");
+}
+
+#[test]
+fn groups_that_the_database_holds_may_be_damaged() {
+    let disk = Disk::with_log();
+    let mut store = open(&disk).unwrap();
+    let mut script = Script::new(22);
+    let mut expected = Expected::default();
+    for number in 0..6 {
+        let group = std::iter::repeat_with(|| script.group()).find(|group| !group.is_empty()).unwrap();
+        expected.apply(&group);
+        store.append(&group).unwrap();
+        if number == 2 {
+            store.apply().unwrap();
+        }
+    }
+    let image = disk.image();
+    for start in &starts(&image)[..3] {
+        let mut damaged = image.clone();
+        damaged[1][start + 70] ^= 1;
+        expected.assert_is(&open(&Disk::new(damaged)).unwrap(), 1, "nobody needs it");
+    }
+}
+
+#[test]
+fn a_database_from_before_the_last_opening_is_refused_if_it_lacks_something() {
+    let disk = Disk::with_log();
+    drop(open(&disk).unwrap());
+    let before = disk.image();
+    let mut script = Script::new(23);
+    let mut store = open(&disk).unwrap();
+    // The database is one opening behind, as if that had been cut off; nothing is lost yet.
+    let mut image = disk.image();
+    image[0] = before[0].clone();
+    drop(open(&Disk::new(image)).unwrap());
+    store
+        .append(&std::iter::repeat_with(|| script.group()).find(|group| !group.is_empty()).unwrap())
+        .unwrap();
+    let mut image = disk.image();
+    image[0] = before[0].clone();
+    let error = open(&Disk::new(image)).unwrap_err();
+    assert!(error.to_string().contains("there are groups of a later opening"), "{error}");
+}
+
+#[test]
+fn peers_are_served_what_is_durable_and_not_in_the_database_yet() {
+    let mut store = open(&Disk::with_log()).unwrap();
+    let reader = store.reader();
+    let mut script = Script::new(24);
+    let mut expected = Expected::default();
+    let mut held = 0;
+    for number in 1..=95 {
+        let group = script.group();
+        expected.apply(&group);
+        store.append(&group).unwrap();
+        if number % 40 == 0 {
+            store.apply().unwrap();
+            held = expected.chain.len();
+            store.reader().check(super::script::cluster().id).unwrap();
+        }
+        for after in held..=expected.chain.len() {
+            for max_blocks in [1, 3, 100] {
+                let run = reader.committed_after(Index(after as u64), max_blocks, usize::MAX).unwrap();
+                assert_eq!(run, expected.run(after, max_blocks), "group {number}, after {after}");
+            }
+        }
+        if expected.chain.len() > held {
+            let one = reader.committed_after(Index(held as u64), 100, 0).unwrap().unwrap();
+            assert_eq!(one.blocks, expected.chain[held..=held], "within bounds, yet at least one");
+        }
+    }
+    assert!(expected.chain.len() > held + 3 && held > 10);
 }
 
 #[test]
