@@ -35,9 +35,9 @@ pub const MAX_WAITING_RECORDS: usize = 4096;
 pub const MAX_WAITING_BYTES: usize = 32 << 20;
 /// How many records the database may lack, those that it is taking up included. At or above this bound, or that of
 /// [`MAX_BEHIND_BYTES`], no group is written; one may exceed the bounds by its own size.
-const MAX_BEHIND_RECORDS: usize = 16_384;
+pub(super) const MAX_BEHIND_RECORDS: usize = 16_384;
 /// How many bytes of batches the blocks may have that the database lacks.
-const MAX_BEHIND_BYTES: usize = 32 << 20;
+pub(super) const MAX_BEHIND_BYTES: usize = 32 << 20;
 
 /// How many records make a transaction of the database worth its while, if there are not [`ENOUGH_BYTES`] before.
 const ENOUGH_RECORDS: usize = 2048;

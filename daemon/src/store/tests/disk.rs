@@ -7,7 +7,7 @@
 use std::{
     io,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
 };
 
 use redb::StorageBackend;
@@ -58,7 +58,7 @@ pub enum Loss {
 }
 
 #[derive(Clone, Debug)]
-pub struct Disk(Arc<Mutex<State>>);
+pub struct Disk(Arc<Mutex<State>>, Arc<Condvar>);
 
 /// One file of a disk.
 #[derive(Clone, Debug)]
@@ -87,13 +87,15 @@ struct State {
     /// Operations asked for, failed ones among them.
     asked: [usize; FILES],
     failed: usize,
+    /// A file that is held lets everybody wait who changes it.
+    held: [bool; FILES],
 }
 
 impl Disk {
     pub fn new(initial: Image) -> Self {
         let cached = initial.clone();
         let (failure, lies) = (Failure::Never, false);
-        Self(Arc::new(Mutex::new(State {
+        let state = Mutex::new(State {
             initial,
             cached,
             operations: Vec::new(),
@@ -101,7 +103,9 @@ impl Disk {
             lies,
             asked: [0; FILES],
             failed: 0,
-        })))
+            held: [false; FILES],
+        });
+        Self(Arc::new(state), Arc::default())
     }
 
     /// A disk with an empty log.
@@ -142,6 +146,12 @@ impl Disk {
     pub fn lying(self) -> Self {
         self.0.lock().unwrap().lies = true;
         self
+    }
+
+    /// From now on, or no longer, whoever changes the database waits.
+    pub fn hold_database(&self, held: bool) {
+        self.0.lock().unwrap().held[0] = held;
+        self.1.notify_all();
     }
 
     /// The number of operations so far.
@@ -206,7 +216,7 @@ impl Disk {
     }
 
     fn ask(&self, file: usize, operation: Operation) -> io::Result<()> {
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.1.wait_while(self.0.lock().unwrap(), |state| state.held[file]).unwrap();
         let number: usize = state.asked.iter().sum();
         state.asked[file] += 1;
         let fails = match state.failure {

@@ -9,7 +9,10 @@ use super::{
     disk::{self, Disk, Failure, Loss},
     script::{Expected, Random, Script, block, root},
 };
-use crate::store::{LogStore, LogWriter, MAX_WAITING_BYTES, MAX_WAITING_RECORDS, StoreError};
+use crate::store::{
+    LogStore, LogWriter, MAX_WAITING_BYTES, MAX_WAITING_RECORDS, StoreError,
+    writer::{MAX_BEHIND_BYTES, MAX_BEHIND_RECORDS},
+};
 use bftd_core::{durable::Record, ids::Incarnation, ids::Term};
 
 fn open(disk: &Disk) -> LogStore {
@@ -117,6 +120,55 @@ fn it_is_full_by_count_and_by_bytes_and_room_returns() {
         assert!(writer.is_full());
         drop(release);
         assert_eq!(receive.recv().unwrap(), 1 + count);
+        assert!(!writer.is_full());
+        writer.close().unwrap();
+    }
+}
+
+/// Lets a test that fails come to its end.
+struct Release<'a>(&'a Disk);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        self.0.hold_database(false);
+    }
+}
+
+#[test]
+fn a_database_that_falls_behind_holds_the_writer_up_within_bounds() {
+    const GROUP: usize = 512;
+    let large = block(root(), Term(0), &[MAX_BEHIND_BYTES], &mut Random(0));
+    let many = vec![Record::Incarnation(Incarnation(1)); GROUP];
+    // The records that are written at once, how many such groups may be, and one more group.
+    let cases = [(many.clone(), MAX_BEHIND_RECORDS / GROUP), (vec![Record::Block(large)], 1)];
+    for (records, groups) in cases {
+        let disk = Disk::with_log();
+        let (send, receive) = mpsc::channel();
+        let report = move |result: Result<u64, StoreError>| send.send(result.unwrap()).unwrap();
+        let writer = LogWriter::start(open(&disk), Box::new(report)).unwrap();
+        disk.hold_database(true);
+        let _guard = Release(&disk);
+        let mut count = 0;
+        for _ in 0..groups {
+            writer.append(records.clone());
+            writer.flush();
+            count += records.len() as u64;
+            assert_eq!(receive.recv_timeout(Duration::from_secs(10)).unwrap(), count);
+        }
+        let asked = disk.asked_of_wal();
+        // The thread takes the first group, and waits with it.
+        writer.append(many.clone());
+        writer.flush();
+        let is_silent = receive.recv_timeout(Duration::from_millis(400)).is_err();
+        writer.append(vec![Record::Incarnation(Incarnation(1)); MAX_WAITING_RECORDS]);
+        writer.flush();
+        count += (GROUP + MAX_WAITING_RECORDS) as u64;
+        let (is_full, asked_later) = (writer.is_full(), disk.asked_of_wal());
+        disk.hold_database(false);
+        assert!(is_silent && asked_later == asked, "no group was written");
+        assert!(is_full, "and the driver was held up");
+        let reported = || receive.recv_timeout(Duration::from_secs(10)).unwrap();
+        while reported() < count {}
         assert!(!writer.is_full());
         writer.close().unwrap();
     }
