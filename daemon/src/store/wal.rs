@@ -9,11 +9,11 @@
 //! - **Old bytes are never taken for new ones.** A group carries the random id of its log, the number of the opening
 //!   that wrote it (the epoch), and its sequence number, all under a SHA-256 seal. In one epoch each sequence number is
 //!   written once. The id never leaves the machine, so no client can send bytes that look like a group.
-//! - **A torn group is the last one.** It was not acknowledged and is dropped. A gap with a group after it is damage,
-//!   and refused.
+//! - **A torn group is the last one.** It was not acknowledged and is dropped. A gap before a whole group, or two groups
+//!   in a row of which neither is whole, are damage and refused: a group is begun when those before it are durable.
 //! - **The files and the database belong together.** The database names the id and the epoch; each file has both in
 //!   its head, twice, so that a torn write of one leaves the other. Files that are missing, older or another log's
-//!   are refused.
+//!   are refused, and so are groups of an epoch that the database does not know.
 //!
 //! File: two pages of head, slot `epoch % 2`: id, epoch, seal. Then groups: id, epoch, sequence, length, seal, and as many
 //! bytes of postcard, filled up with zeros to whole pages.
