@@ -52,7 +52,7 @@ fn what_is_reported_is_durable_and_closing_writes_the_rest() {
     }
     // Both threads' operations in the order in which they came, cut everywhere.
     for cut in 0..=disk.operations() {
-        let reported = reports.iter().filter(|(_, operations)| *operations <= cut).next_back();
+        let reported = reports.iter().rfind(|(_, operations)| *operations <= cut);
         let reported = usize::try_from(reported.map_or(0, |(number, _)| *number)).unwrap();
         let rest = Disk::new(disk.after_cut(cut, Loss::Sectors, &mut Random(cut as u64)));
         let held = open(&rest).load().unwrap();
