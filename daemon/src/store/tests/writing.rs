@@ -173,3 +173,26 @@ fn a_database_that_falls_behind_holds_the_writer_up_within_bounds() {
         writer.close().unwrap();
     }
 }
+
+#[test]
+fn what_the_database_is_taking_up_stays_in_the_write_ahead_files_until_that_is_durable() {
+    let disk = Disk::with_log();
+    let (send, receive) = mpsc::channel();
+    let report = move |result: Result<u64, StoreError>| send.send(result.unwrap()).unwrap();
+    let writer = LogWriter::start(open(&disk), Box::new(report)).unwrap();
+    disk.hold_database(true);
+    let _guard = Release(&disk);
+    for number in 1..=60 {
+        writer.append([Record::Incarnation(Incarnation(number))]);
+        writer.flush();
+        assert_eq!(receive.recv_timeout(Duration::from_secs(10)).unwrap(), number);
+        if number == 5 {
+            // Until the database has begun with those.
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        let cut = Disk::new(disk.after_cut(disk.operations(), Loss::All, &mut Random(0)));
+        assert_eq!(open(&cut).load().unwrap().incarnation, Incarnation(number));
+    }
+    disk.hold_database(false);
+    writer.close().unwrap();
+}
