@@ -23,6 +23,7 @@ pub(super) const FORMAT: u32 = 1;
 const LOCK: &str = "lock";
 const IDENTITY: &str = "cluster.toml";
 const LOG: &str = "log.redb";
+const WAL: [&str; 2] = ["log.0.wal", "log.1.wal"];
 
 /// Whose a directory is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +104,11 @@ impl DataDir {
     /// Where the log is.
     pub(super) fn log_path(&self) -> PathBuf {
         self.path.join(LOG)
+    }
+
+    /// Where the write-ahead files are.
+    pub(super) fn wal_paths(&self) -> [PathBuf; 2] {
+        WAL.map(|name| self.path.join(name))
     }
 
     /// Writes down that the directory belongs to a cluster, durably and at once as a whole.

@@ -77,6 +77,14 @@ pub enum StoreError {
     /// The database beneath the log failed.
     #[error("the log's database failed: {0}")]
     Database(Box<redb::Error>),
+    /// A write-ahead file failed.
+    #[error("cannot {action} a write-ahead file of the log: {source}")]
+    Wal {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// A value can't be what was written.
     #[error("the log is damaged: {what}; restore the directory from a backup, or replace the member")]
     Damaged {

@@ -2,8 +2,9 @@
 //!
 //! # Rules
 //!
-//! - **Groups are atomic and ordered.** [`LogStore::append`] writes a group of records as one durable transaction.
-//!   After a crash the log holds the effect ([`bftd_core::durable::Durable::apply`]) of a prefix of the groups,
+//! - **Groups are atomic and ordered.** [`LogStore::append`] makes a group of records durable in the write-ahead files;
+//!   the database takes up many at a time, later. After a crash, what is missing there is taken up before anything is
+//!   read, and the log holds the effect ([`bftd_core::durable::Durable::apply`]) of a prefix of the groups,
 //!   with every acknowledged one among them.
 //! - **A failed write is final.** After any error the store refuses everything, and the daemon stops: what a failed
 //!   sync has left on the disk is unknown, and a second sync that succeeds proves nothing.
@@ -14,15 +15,19 @@
 //! - **One process, one cluster per directory.** [`DataDir`] is locked for as long as it lives; a directory that
 //!   belongs to another cluster, or whose log has vanished, is refused.
 //!
-//! [`LogWriter`] runs a store on a thread of its own and commits whatever is waiting as one group. [`LogReader`]s
-//! serve peers and replay blocks meanwhile.
+//! [`LogWriter`] runs a store on two threads: one writes whatever is waiting as one group, one brings the database up to
+//! date. [`LogReader`]s serve peers and replay blocks meanwhile, from the database; what it lacks of the chain is in memory.
 
+mod chain;
 mod codec;
 mod dir;
 mod error;
+mod home;
 mod log;
 mod prefill;
 mod reader;
+mod recent;
+mod wal;
 mod writer;
 
 pub use dir::{Cluster, DataDir};

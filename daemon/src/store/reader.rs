@@ -1,4 +1,6 @@
-//! The log's reading side, for serving peers and for replaying committed blocks. It never blocks the writer.
+//! The log's reading side, for serving peers and for replaying committed blocks. It sees what the database holds:
+//! [`super::LogWriter`] brings that up to date within a quarter of a second, and when it is closed. Only
+//! [`LogReader::committed_after`] also sees the rest, or a member that catches up under load would never arrive.
 //!
 //! Every read is a transaction of its own and short, because pages that a transaction can see are not reused.
 
@@ -19,7 +21,8 @@ use serde::de::DeserializeOwned;
 use super::{
     codec,
     error::StoreError,
-    log::{BLOCKS, BlockKey, CERTIFICATES, META, meta as keys},
+    home::{BLOCKS, BlockKey, CERTIFICATES, META, meta as keys},
+    recent::Recent,
 };
 
 /// Some of the committed blocks, one after the other.
@@ -44,11 +47,12 @@ pub struct Checked {
 #[derive(Clone, Debug)]
 pub struct LogReader {
     database: Arc<Database>,
+    recent: Arc<Recent>,
 }
 
 impl LogReader {
-    pub(super) fn new(database: Arc<Database>) -> Self {
-        Self { database }
+    pub(super) fn new(database: Arc<Database>, recent: Arc<Recent>) -> Self {
+        Self { database, recent }
     }
 
     /// The newest committed block's certificate and marks; none before the first.
@@ -61,7 +65,7 @@ impl LogReader {
 
     /// The committed blocks after an index: at most `max_blocks` with at most `max_bytes` as encoded, yet at least one.
     /// They end with the last one in these bounds that has a certificate of its own, if any has. None if nothing
-    /// is committed after that index.
+    /// is durably committed after that index.
     ///
     /// # Errors
     /// The file can't be read, or is damaged.
@@ -74,7 +78,7 @@ impl LogReader {
         let snapshot = Snapshot::of(&self.database)?;
         let Some(mut blocks) = snapshot.encoded(after.next(), snapshot.committed, max_blocks, max_bytes)?
         else {
-            return Ok(None);
+            return Ok(self.recent.run(after, max_blocks, max_bytes));
         };
         let last = after.0 + blocks.len() as u64;
         let mut certificates = snapshot.transaction.open_table(CERTIFICATES)?.range(after.0 + 1..=last)?;

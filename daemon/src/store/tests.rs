@@ -8,4 +8,5 @@ mod disk;
 mod measure;
 mod opening;
 mod script;
+mod wal;
 mod writing;

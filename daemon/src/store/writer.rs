@@ -1,19 +1,31 @@
-//! The thread of durable writes.
+//! The threads of durable writes.
 //!
-//! When somebody waits for records it takes all there are, writes them as one group, and reports up to which record the log is durable;
-//! while it syncs, the next group gathers. The report is made on this thread, directly after the sync.
+//! When somebody waits for records, the first thread takes all there are, writes them as one group to the write-ahead
+//! files, and reports up to which record the log is durable; while it syncs, the next group gathers. The report is made on
+//! this thread, directly after the sync.
 //!
-//! A failed write is reported once, as the last report. Nothing is tried again.
+//! The second thread brings the database up to date with many groups at a time. It waits for as many, but not long; when
+//! nothing is written, neither thread wakes. If it falls behind by [`MAX_BEHIND_BYTES`] or [`MAX_BEHIND_RECORDS`], the
+//! first thread waits for it, and what it would have taken goes on waiting: [`LogWriter::is_full`] tells.
+//!
+//! A failed write of either is reported once, as the last report. Nothing is tried again.
 
 use std::{
     io, mem,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use bftd_core::durable::Record;
 
-use super::{error::StoreError, log::LogStore};
+use super::{
+    error::StoreError,
+    home::Home,
+    log::{Front, LogStore},
+    wal::Stamp,
+};
 
 /// How many records may wait. At or above this bound, or that of [`MAX_WAITING_BYTES`], [`LogWriter::is_full`]: then
 /// the driver takes no inputs until the next report. Records are never dropped or refused, so what waits may exceed
@@ -21,23 +33,80 @@ use super::{error::StoreError, log::LogStore};
 pub const MAX_WAITING_RECORDS: usize = 4096;
 /// How many bytes of batches the waiting blocks may have.
 pub const MAX_WAITING_BYTES: usize = 32 << 20;
+/// How many records the database may lack, those that it is taking up included. At or above this bound, or that of
+/// [`MAX_BEHIND_BYTES`], no group is written; one may exceed the bounds by its own size.
+pub(super) const MAX_BEHIND_RECORDS: usize = 16_384;
+/// How many bytes of batches the blocks may have that the database lacks.
+pub(super) const MAX_BEHIND_BYTES: usize = 32 << 20;
+
+/// How many records make a transaction of the database worth its while, if there are not [`ENOUGH_BYTES`] before.
+const ENOUGH_RECORDS: usize = 2048;
+/// How many bytes of batches do.
+const ENOUGH_BYTES: usize = 4 << 20;
+/// How long the first record waits for them.
+const GATHERING: Duration = Duration::from_millis(250);
 
 /// What the thread calls: with the number of the last durable record, counted from 1 in the order of
 /// [`LogWriter::append`], or once, and for the last time, with the error that ended its work.
 pub type OnDurable = Box<dyn FnMut(Result<u64, StoreError>) + Send>;
 
-/// The handle to the thread. Dropping it is like [`LogWriter::close`].
+/// The handle to the threads. Dropping it is like [`LogWriter::close`].
 #[derive(Debug)]
 pub struct LogWriter {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<Result<(), StoreError>>>,
+    front: Option<JoinHandle<Result<(), StoreError>>>,
+    home: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     waiting: Mutex<Waiting>,
-    /// Signals records that somebody waits for, or that no more will come.
+    /// Signals the first thread: records that somebody waits for, that no more will come, or a failure of the other.
     news: Condvar,
+    behind: Mutex<Behind>,
+    /// Signals the second thread: records, or an end.
+    written: Condvar,
+    /// Signals the first thread: the database has taken up records, or failed.
+    taken_up: Condvar,
+}
+
+/// What the database lacks.
+#[derive(Debug, Default)]
+struct Behind {
+    /// Those that nobody takes up yet.
+    records: Vec<Record>,
+    bytes: usize,
+    /// Those that are being taken up.
+    under_way: (usize, usize),
+    /// The stamp of the last of `records`.
+    stamp: Option<Stamp>,
+    /// The last group that the database holds durably.
+    applied: u64,
+    end: End,
+    /// Why the second thread has ended.
+    failure: Option<StoreError>,
+}
+
+/// Whether more will come for the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum End {
+    #[default]
+    No,
+    /// The rest is to be taken up.
+    Complete,
+    /// A write has failed: nothing more is done.
+    Failed,
+}
+
+impl Behind {
+    fn is_too_much(&self) -> bool {
+        self.records.len() + self.under_way.0 >= MAX_BEHIND_RECORDS
+            || self.bytes + self.under_way.1 >= MAX_BEHIND_BYTES
+    }
+
+    fn is_enough(&self) -> bool {
+        self.end == End::Complete || self.records.len() >= ENOUGH_RECORDS || self.bytes >= ENOUGH_BYTES
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,26 +117,53 @@ struct Waiting {
     urgent: bool,
     /// No more records will come, or be taken.
     closed: bool,
+    /// The database has failed.
+    broken: bool,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn behind(&self) -> MutexGuard<'_, Behind> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a group. None: the end has come, or the database has failed.
+    fn next_group(&self, group: &mut Vec<Record>) -> bool {
+        let mut waiting = self.lock();
+        while !waiting.urgent && !waiting.closed && !waiting.broken {
+            waiting = self.news.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        if waiting.broken || waiting.records.is_empty() {
+            return false;
+        }
+        mem::swap(group, &mut waiting.records);
+        waiting.bytes = 0;
+        waiting.urgent = false;
+        true
+    }
 }
 
 impl LogWriter {
-    /// Starts the thread.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// The operating system refuses another thread.
+    /// The operating system refuses another thread, or the database the records that it lacks.
     pub fn start(store: LogStore, report: OnDurable) -> io::Result<Self> {
+        let (front, home) = store.split().map_err(io::Error::other)?;
         let shared = Arc::new(Shared::default());
-        let of_thread = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(move || write_all(store, &of_thread, report))?;
-        Ok(Self { shared, thread: Some(thread) })
+        shared.behind().applied = front.wal.sequence();
+        let mut writer = Self { shared: Arc::clone(&shared), front: None, home: None };
+        let of_home = Arc::clone(&shared);
+        let spawned =
+            thread::Builder::new().name("log-database".into()).spawn(move || keep_home(home, &of_home));
+        writer.home = Some(spawned?);
+        let spawned =
+            thread::Builder::new().name("log-writer".into()).spawn(move || write_all(front, &shared, report));
+        writer.front = Some(spawned?);
+        Ok(writer)
     }
 
     /// Hands over records, which are written in this order, not before [`LogWriter::flush`]. Never blocks; after a failure
@@ -100,7 +196,7 @@ impl LogWriter {
         waiting.records.len() >= MAX_WAITING_RECORDS || waiting.bytes >= MAX_WAITING_BYTES
     }
 
-    /// Writes what is waiting, reports it, and ends the thread.
+    /// Writes what is waiting, reports it, brings the database up to date, and ends the threads.
     ///
     /// # Errors
     /// [`StoreError::Poisoned`] if a write has failed, now or before.
@@ -111,11 +207,20 @@ impl LogWriter {
     fn finish(&mut self) -> Result<(), StoreError> {
         self.shared.lock().closed = true;
         self.shared.news.notify_one();
-        match self.thread.take().map(JoinHandle::join) {
+        let front = match self.front.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
             Some(Err(_)) => Err(StoreError::Poisoned),
             None => Ok(()),
+        };
+        let mut behind = self.shared.behind();
+        if behind.end == End::No {
+            behind.end = End::Complete;
         }
+        drop(behind);
+        self.shared.written.notify_one();
+        let home = self.home.take().map_or(Ok(()), JoinHandle::join);
+        let failed = self.shared.behind().end == End::Failed;
+        if failed || home.is_err() { Err(StoreError::Poisoned) } else { front }
     }
 }
 
@@ -134,32 +239,123 @@ fn size(record: &Record) -> usize {
     }
 }
 
-fn write_all(mut store: LogStore, shared: &Shared, mut report: OnDurable) -> Result<(), StoreError> {
+/// The first thread.
+fn write_all(mut front: Front, shared: &Shared, mut report: OnDurable) -> Result<(), StoreError> {
     let mut durable = 0;
     let mut group = Vec::new();
-    loop {
-        {
-            let mut waiting = shared.lock();
-            while !waiting.urgent && !waiting.closed {
-                waiting = shared.news.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-            }
-            if waiting.records.is_empty() {
-                return Ok(());
-            }
-            mem::swap(&mut group, &mut waiting.records);
-            waiting.bytes = 0;
-            waiting.urgent = false;
+    let result = loop {
+        if !shared.next_group(&mut group) {
+            break Ok(());
         }
-        if let Err(error) = store.append(&group) {
-            let mut waiting = shared.lock();
-            waiting.closed = true;
-            waiting.records = Vec::new();
-            drop(waiting);
-            report(Err(error));
-            return Err(StoreError::Poisoned);
+        if let Err(error) = write_group(&mut front, shared, &group) {
+            break Err(error);
         }
         durable += group.len() as u64;
-        group.clear();
         report(Ok(durable));
+        // After the report: the database can wait.
+        hand_on(&front, shared, &mut group);
+    };
+    // The end is the database's, too: with a failure at once, else when it has taken up the rest.
+    let mut behind = shared.behind();
+    behind.end = if result.is_ok() && behind.end == End::No { End::Complete } else { End::Failed };
+    drop(behind);
+    shared.written.notify_one();
+    let mut behind = shared.behind();
+    while behind.end == End::Complete && !(behind.records.is_empty() && behind.under_way == (0, 0)) {
+        behind = shared.taken_up.wait(behind).unwrap_or_else(PoisonError::into_inner);
+    }
+    let failure = behind.failure.take();
+    drop(behind);
+    let Some(error) = result.err().or(failure) else { return Ok(()) };
+    let mut waiting = shared.lock();
+    waiting.closed = true;
+    waiting.records = Vec::new();
+    waiting.bytes = 0;
+    drop(waiting);
+    report(Err(error));
+    Err(StoreError::Poisoned)
+}
+
+/// Makes a group durable, once the database is not too far behind.
+fn write_group(front: &mut Front, shared: &Shared, group: &[Record]) -> Result<(), StoreError> {
+    let mut behind = shared.behind();
+    while behind.is_too_much() && behind.end == End::No {
+        behind = shared.taken_up.wait(behind).unwrap_or_else(PoisonError::into_inner);
+    }
+    if let Some(failure) = behind.failure.take() {
+        return Err(failure);
+    }
+    front.wal.release(behind.applied);
+    drop(behind);
+    front.append(group)
+}
+
+/// Leaves a group that is durable to the second thread.
+fn hand_on(front: &Front, shared: &Shared, group: &mut Vec<Record>) {
+    let mut behind = shared.behind();
+    if behind.end == End::Failed {
+        group.clear();
+        return;
+    }
+    // The second thread wakes for the first record, to wait for more, and for the one that makes enough.
+    let (first, before) = (behind.records.is_empty(), behind.is_enough());
+    behind.bytes += group.iter().map(size).sum::<usize>();
+    behind.records.append(group);
+    behind.stamp = Some(front.wal.stamp(front.wal.sequence()));
+    let wake = first || (behind.is_enough() && !before);
+    drop(behind);
+    if wake {
+        shared.written.notify_one();
+    }
+}
+
+/// The second thread.
+fn keep_home(mut home: Home, shared: &Shared) {
+    let mut records = Vec::new();
+    loop {
+        let stamp = {
+            let mut behind = shared.behind();
+            while behind.end == End::No && behind.records.is_empty() {
+                behind = shared.written.wait(behind).unwrap_or_else(PoisonError::into_inner);
+            }
+            let until = Instant::now() + GATHERING;
+            while behind.end != End::Failed && !behind.is_enough() {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                behind = shared.written.wait_timeout(behind, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
+            if behind.end == End::Failed {
+                return;
+            }
+            let Some(stamp) = behind.stamp.take() else { return };
+            mem::swap(&mut records, &mut behind.records);
+            behind.under_way = (records.len(), mem::take(&mut behind.bytes));
+            stamp
+        };
+        // Whatever ends this thread, the first one must hear of it.
+        let written = panic::catch_unwind(AssertUnwindSafe(|| home.write(&records, stamp)));
+        let result = written.unwrap_or(Err(StoreError::Poisoned));
+        // What was taken up is in nobody's way any more; nor shall its place be kept.
+        records = Vec::new();
+        let mut behind = shared.behind();
+        behind.under_way = (0, 0);
+        let broken = result.is_err();
+        match result {
+            Ok(()) => behind.applied = stamp.applied,
+            Err(error) => {
+                behind.end = End::Failed;
+                behind.records = Vec::new();
+                behind.failure = Some(error);
+            }
+        }
+        drop(behind);
+        shared.taken_up.notify_one();
+        if broken {
+            shared.lock().broken = true;
+            shared.news.notify_one();
+            return;
+        }
     }
 }

@@ -1,17 +1,15 @@
 //! Random runs through the log on disk and through its specification in memory.
 
-use std::path::Path;
-
 use bftd_core::{ids::Index, limits::FETCH_BLOCKS};
 
 use super::{
-    disk::Disk,
-    script::{Expected, Random, Script, block, cluster, committed, root},
+    disk::{self, Disk},
+    script::{Expected, Random, Script, block, committed, root},
 };
 use crate::store::LogStore;
 
 fn open(disk: &Disk) -> LogStore {
-    LogStore::with_backend(disk.clone(), Path::new("log"), &cluster()).unwrap()
+    disk::open(disk).unwrap()
 }
 
 #[test]
@@ -32,9 +30,11 @@ fn the_log_adds_up_to_what_the_specification_says() {
                 store = open(&disk);
             }
             if random.below(10) == 0 {
+                store.apply().unwrap();
                 expected.assert_is(&store, 1, &format!("seed {seed}, group {number}"));
             }
         }
+        store.apply().unwrap();
         expected.assert_is(&store, 1, &format!("seed {seed}"));
         blocks += expected.chain.len();
         uncertified += expected.chain.len() - expected.certificates.len();
@@ -64,6 +64,7 @@ fn long_chains_are_read_in_pieces_and_within_bounds() {
         expected.apply(&group);
         store.append(&group).unwrap();
     }
+    store.apply().unwrap();
     let reader = store.reader();
     let all: Vec<_> = reader.blocks(Index(1), Index(u64::MAX)).map(Result::unwrap).collect();
     assert_eq!(all, expected.chain);

@@ -8,7 +8,7 @@ use redb::{Database, ReadableTable};
 use super::script::{Expected, Random, Script, block, cluster, committed, root};
 use crate::store::{
     Cluster, DataDir, LogStore, StoreError, codec,
-    log::{BLOCKS, BlockKey, CERTIFICATES, META, meta},
+    home::{BLOCKS, BlockKey, CERTIFICATES, META, meta},
 };
 
 #[test]
@@ -25,6 +25,7 @@ fn a_log_on_a_real_disk_is_there_again() {
             expected.apply(&group);
             store.append(&group).unwrap();
         }
+        store.apply().unwrap();
         expected.assert_is(&store, 1, "written");
     }
 }
@@ -58,13 +59,26 @@ fn a_lost_log_is_not_started_afresh() {
         let error = LogStore::open(&directory, &cluster()).unwrap_err();
         assert!(matches!(error, StoreError::LogLost { .. }), "{error}");
     }
+    for name in ["log.0.wal", "log.1.wal"] {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = DataDir::open(parent.path()).unwrap();
+        drop(LogStore::open(&directory, &cluster()).unwrap());
+        fs::write(parent.path().join(name), "").unwrap();
+        let error = LogStore::open(&directory, &cluster()).unwrap_err();
+        assert!(error.to_string().contains("there is no head that belongs to its database"), "{error}");
+        fs::remove_file(parent.path().join(name)).unwrap();
+        let error = LogStore::open(&directory, &cluster()).unwrap_err();
+        assert!(matches!(&error, StoreError::LogLost { path } if path.ends_with(name)), "{error}");
+    }
 }
 
 #[test]
 fn a_start_that_was_cut_off_is_made_up_for() {
     let parent = tempfile::tempdir().unwrap();
     let directory = DataDir::open(parent.path()).unwrap();
-    fs::write(parent.path().join("log.redb.new"), "half a file").unwrap();
+    for name in ["log.redb.new", "log.0.wal", "log.1.wal"] {
+        fs::write(parent.path().join(name), "half a file").unwrap();
+    }
     drop(LogStore::open(&directory, &cluster()).unwrap());
     assert!(!parent.path().join("log.redb.new").exists());
     assert_eq!(fs::metadata(parent.path().join("log.redb")).unwrap().permissions().mode() & 0o777, 0o600);
@@ -115,6 +129,7 @@ fn a_block_at_a_committed_index_is_passed_over() {
     expected.apply(&group);
     store.append(&group).unwrap();
     store.append(&[Record::Block(rival)]).unwrap();
+    store.apply().unwrap();
     expected.assert_is(&store, 1, "a rival came late");
 }
 
@@ -150,6 +165,7 @@ fn damage_is_found_when_read() {
         let directory = DataDir::open(parent.path()).unwrap();
         let mut store = LogStore::open(&directory, &cluster()).unwrap();
         store.append(&group).unwrap();
+        store.apply().unwrap();
         drop(store);
         change(&Database::open(parent.path().join("log.redb")).unwrap(), &first.digest(), &other.digest());
         let store = LogStore::open(&directory, &cluster()).unwrap();
@@ -176,6 +192,7 @@ fn a_certificate_in_the_wrong_place_and_a_newer_format_are_found() {
     store
         .append(&[Record::Block(first), Record::Block(second.clone()), committed(&second, &mut random)])
         .unwrap();
+    store.apply().unwrap();
     drop(store);
     let change = |change: &dyn Fn(&redb::WriteTransaction)| {
         let database = Database::open(parent.path().join("log.redb")).unwrap();

@@ -6,11 +6,12 @@ use std::{
 };
 
 use bftd_core::{
-    ballot::{Ballot, BallotKind, TermVote},
+    ballot::{Ballot, BallotKind, TermVote, Vote},
     block::{Batch, Block, BlockRef, Executed, Header, Marks},
     certificate::Certificate,
     crypto::{ClusterId, Digest, Signature},
     durable::{Accepted, Committed, Durable, Record},
+    evidence::Evidence,
     ids::{BatchNumber, Epoch, Incarnation, Index, MemberId, Term},
     message::EnterTerm,
 };
@@ -174,7 +175,7 @@ impl Script {
             .collect();
         let any =
             |random: &mut Random| (!above.is_empty()).then(|| Arc::clone(&above[random.below(above.len())]));
-        let (name, records) = match random.below(12) {
+        let (name, records) = match random.below(13) {
             0 => ("incarnation", vec![Record::Incarnation(self.expected.durable.incarnation.next())]),
             1 => {
                 self.term = self.term.next();
@@ -210,6 +211,16 @@ impl Script {
                 None => ("nothing", vec![]),
                 Some(block) => ("block again", vec![Record::Block(block)]),
             },
+            9 => {
+                let vote = |random: &mut Random| {
+                    let digest = Digest([random.next().to_le_bytes()[0]; 32]);
+                    let block = BlockRef { term: self.term, index: committed.index.next(), digest };
+                    let ballot = Ballot { kind: BallotKind::Prepare, epoch: Epoch(0), block };
+                    Vote { ballot, signer: MemberId(2), signature: Signature([7; 64]) }
+                };
+                let evidence = Evidence::DoubleVote { first: vote(random), second: vote(random) };
+                ("evidence", vec![Record::Evidence(Box::new(evidence))])
+            }
             _ => match any(random) {
                 None => ("nothing", vec![]),
                 Some(block) => {
