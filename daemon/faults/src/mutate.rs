@@ -87,7 +87,8 @@ impl Mutate {
     }
 }
 
-fn alter(field: Field<'_>, chance: &mut Chance) {
+/// Changes a field in one of the ways that its kind knows.
+pub(crate) fn alter(field: Field<'_>, chance: &mut Chance) {
     match field {
         Field::Number(number) => {
             *number = match chance.below(8) {

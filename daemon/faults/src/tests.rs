@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod corpus;
+
 use super::*;
 
 #[test]
