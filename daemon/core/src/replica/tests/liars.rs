@@ -107,6 +107,23 @@ fn a_member_that_the_leader_leaves_out_learns_what_is_committed() {
     assert_eq!(cluster.requests(4), ["x", "y"]);
 }
 
+/// The leader has suspected its own term once, and thought better of it. Who repeated that for it made all others suspect.
+#[test]
+fn a_suspicion_counts_only_while_its_signer_repeats_it() {
+    let mut cluster = Cluster::new(4);
+    cluster.submit(1, "x");
+    cluster.run(200);
+    let suspect = crate::ballot::Suspect::sign(cluster.members.cluster(), Epoch(0), Term(0), id(1), &key(1));
+    for _ in 0..20 {
+        for to in [1, 2, 4] {
+            cluster.hear(3, to, Message::Suspect(suspect.clone()));
+        }
+        cluster.run(100);
+        assert_eq!(cluster.status(2).suspecting, None);
+    }
+    assert_eq!(cluster.status(4).term, Term(0));
+}
+
 /// Batch signatures were not covered by the block's digest, and are not checked in fetched blocks.
 #[test]
 fn a_sync_peer_cannot_spoil_the_signatures_of_batches() {
