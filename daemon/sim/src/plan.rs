@@ -236,8 +236,8 @@ fn draw_liars(options: &Options, f: usize, random: &mut ChaCha8Rng) -> BTreeMap<
     for number in 0..random.random_range(1..=f) {
         let fault = match (number, options.adversary, random.random_range(0..10)) {
             (0, Some(fault), _) => fault,
-            (_, _, 0) => Fault::Equivocate,
-            (_, _, 1) => Fault::Forget,
+            (_, _, 0..2) => Fault::Equivocate,
+            (_, _, 2..4) => Fault::Forget,
             _ => all[random.random_range(0..all.len())],
         };
         // One that leads early often, as most terms are early ones: the second who needs a term before.

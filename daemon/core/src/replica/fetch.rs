@@ -5,6 +5,9 @@
 //! **committed** chain further ahead is fetched forwards, in runs that end with a Commit certificate; a run that
 //! ends in another block than the certificate's is thrown away whole.
 //!
+//! A leader may leave a member out without giving it a reason to suspect. So every member shows its newest Commit certificate to
+//! one other after another, a time-out apart.
+//!
 //! Whoever does not answer within a resend period, or answers with something else, is passed over for the next
 //! member, who begins anew: a liar costs time, never correctness.
 
@@ -34,6 +37,8 @@ const WANTS_PER_MEMBER: usize = 2;
 pub(super) struct Fetcher {
     wants: BTreeMap<Digest, Want>,
     behind: Option<Behind>,
+    /// Who was shown the newest Commit certificate last, unasked.
+    shown: Option<Asked>,
 }
 
 /// A certified block that is not here.
@@ -155,6 +160,23 @@ impl Replica {
 
     pub(super) fn tick_fetches(&mut self) {
         self.fetch_on();
+        self.show_committed();
+    }
+
+    /// Shows the next member in turn how far the chain is committed, when it is time.
+    fn show_committed(&mut self) {
+        let now_us = self.now_us();
+        let shown = self.fetcher.shown.get_or_insert(Asked { member: self.setup.me, at_us: now_us });
+        if now_us < shown.at_us + self.setup.timing.timeout_us {
+            return;
+        }
+        *shown = next_asked(&self.setup, *shown, now_us);
+        let to = shown.member;
+        if let Some(certificate) = self.committed.clone()
+            && to != self.me()
+        {
+            self.send(To::Member(to), Message::Certificate(certificate));
+        }
     }
 
     pub(super) fn on_blocks(&mut self, from: MemberId, blocks: &Blocks) {

@@ -33,6 +33,8 @@ pub enum Ignore {
     Known,
     /// It claims to be from the leader of a term, and is this member's own term.
     OwnTerm,
+    /// It may have been withdrawn, and comes from another than its signer.
+    SecondHand,
     /// It does not come from the leader.
     NotTheLeader,
     /// Its parent is not the newest accepted block.

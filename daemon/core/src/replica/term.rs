@@ -1,7 +1,7 @@
 //! Changing the term: Suspect, TermVote, NewTerm.
 //!
 //! - A Suspect promises nothing. It is repeated while its reason holds, and counts as withdrawn when it is repeated no
-//!   longer. A proof of equivocation never stops being a reason.
+//!   longer: by its signer, as anybody else could repeat it for ever. A proof of equivocation never stops being a reason.
 //! - A term is entered by a quorum's Suspects for the one before, by a valid NewTerm, or by a certificate of it: a
 //!   liar alone moves nobody.
 //! - A term opens once, by a NewTerm or a certificate of it, whatever the own position is.
@@ -259,6 +259,10 @@ impl Replica {
     }
 
     pub(super) fn on_suspect(&mut self, from: MemberId, suspect: &Suspect) {
+        if from != suspect.signer {
+            self.report(Report::Ignored(from, "Suspect", Ignore::SecondHand));
+            return;
+        }
         if from != self.me() {
             // The suspecting member may only be behind.
             if let Some(certificate) = &self.committed {

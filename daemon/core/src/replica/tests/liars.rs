@@ -74,6 +74,50 @@ fn invented_blocks_do_not_keep_a_member_from_catching_up() {
     assert_eq!(cluster.requests(4), ["x", "y", "z"]);
 }
 
+/// A leader's heartbeats came in time, its blocks and certificates did not: nobody told the member what it missed.
+#[test]
+fn a_member_that_the_leader_leaves_out_learns_what_is_committed() {
+    let mut cluster = Cluster::new(4);
+    cluster.submit(1, "x");
+    cluster.run(200);
+    assert_eq!(cluster.requests(4), ["x"]);
+    cluster.submit(1, "y");
+    for _ in 0..60 {
+        cluster.now.monotonic_us += 50_000;
+        cluster.now.unix_ms += 50;
+        for n in 1..=4 {
+            cluster.step(id(n), Input::Tick);
+        }
+        while let Some((from, to, bytes)) = cluster.wire.pop_front() {
+            let mut message = Message::decode(&bytes).unwrap();
+            if (from, to) == (id(1), id(4)) {
+                let Message::Heartbeat(heartbeat) = &mut message else { continue };
+                heartbeat.certificates = Certificates::default();
+            }
+            cluster.hear(from.0, to.0, message);
+        }
+    }
+    assert_eq!(cluster.status(4).term, Term(0));
+    assert_eq!(cluster.requests(4), ["x", "y"]);
+}
+
+/// The leader has suspected its own term once, and thought better of it. Who repeated that for it made all others suspect.
+#[test]
+fn a_suspicion_counts_only_while_its_signer_repeats_it() {
+    let mut cluster = Cluster::new(4);
+    cluster.submit(1, "x");
+    cluster.run(200);
+    let suspect = crate::ballot::Suspect::sign(cluster.members.cluster(), Epoch(0), Term(0), id(1), &key(1));
+    for _ in 0..20 {
+        for to in [1, 2, 4] {
+            cluster.hear(3, to, Message::Suspect(suspect.clone()));
+        }
+        cluster.run(100);
+        assert_eq!(cluster.status(2).suspecting, None);
+    }
+    assert_eq!(cluster.status(4).term, Term(0));
+}
+
 /// Batch signatures were not covered by the block's digest, and are not checked in fetched blocks.
 #[test]
 fn a_sync_peer_cannot_spoil_the_signatures_of_batches() {
