@@ -76,6 +76,7 @@ impl Ignore {
             | Self::Known
             | Self::OwnTerm
             | Self::NotTheLeader
+            | Self::SecondHand
             | Self::WrongParent
             | Self::AlreadyOpen
             | Self::NotAskedFor
