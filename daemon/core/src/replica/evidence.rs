@@ -94,7 +94,11 @@ impl Replica {
     /// What was durable at the start.
     pub(super) fn recall_evidence(&mut self, evidence: impl IntoIterator<Item = Evidence>) {
         for proof in evidence {
-            self.watch.found.insert(proof.offence(self.members()), proof);
+            let offence = proof.offence(self.members());
+            if offence.kind == OffenceKind::DoubleProposal {
+                self.prove_leader(offence.term, &proof);
+            }
+            self.watch.found.insert(offence, proof);
         }
     }
 

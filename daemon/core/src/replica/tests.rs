@@ -620,6 +620,37 @@ fn a_leader_that_shows_each_member_one_story_is_proved_to_lie() {
     }
 }
 
+/// Found by the simulator (`equivocator-kept`, mutate 3333): the only member that had the proof crashed, and trusted the
+/// leader again.
+#[test]
+fn a_proved_leader_is_suspected_after_a_restart_too() {
+    let mut cluster = Cluster::new(4);
+    cluster.isolate(2);
+    let newest = cluster.nodes[&id(1)].executed.last().unwrap().1.header().clone();
+    for time_ms in [newest.time_ms, newest.time_ms + 1] {
+        let header = crate::block::Header {
+            index: newest.index.next(),
+            parent: newest.digest(),
+            time_ms,
+            ..newest.clone()
+        };
+        let signature =
+            Ed25519Signer::from_seed(&[1; 32]).sign(&crate::block::Proposal::signed_bytes(&header));
+        let block = Arc::new(crate::block::Block::new(header, vec![]));
+        let append = crate::message::Append { block, signature, certificates: Certificates::default() };
+        cluster.hear(1, 2, Message::Append(append));
+    }
+    cluster.settle();
+    cluster.crash(2);
+    cluster.start(2);
+    assert_eq!(cluster.accused(2), [(1, newest.index.next().0)]);
+    cluster.heal();
+    cluster.run(2_000);
+    for n in 2..=4 {
+        assert_ne!(cluster.status(n).leader, id(1), "at node {n}");
+    }
+}
+
 #[test]
 fn a_forgotten_lock_is_proved() {
     let mut cluster = Cluster::new(4);
