@@ -69,7 +69,7 @@ fn a_failure_is_reported_once_and_last() {
     let (send, receive) = mpsc::channel();
     let writer = LogWriter::start(open(&disk), Box::new(move |result| send.send(result).unwrap())).unwrap();
     let mut durable = 0;
-    for number in 1.. {
+    for number in 1..=100 {
         writer.append([Record::Incarnation(Incarnation(number))]);
         writer.flush();
         match receive.recv_timeout(Duration::from_secs(10)).unwrap() {
@@ -186,8 +186,8 @@ fn what_the_database_is_taking_up_stays_in_the_write_ahead_files_until_that_is_d
         writer.append([Record::Incarnation(Incarnation(number))]);
         writer.flush();
         assert_eq!(receive.recv_timeout(Duration::from_secs(10)).unwrap(), number);
-        if number == 5 {
-            // Until the database has begun with those.
+        if number == 20 {
+            // More than the first file holds. Until the database has begun with them.
             std::thread::sleep(Duration::from_millis(500));
         }
         let cut = Disk::new(disk.after_cut(disk.operations(), Loss::All, &mut Random(0)));
