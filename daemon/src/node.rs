@@ -157,7 +157,8 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     let (events, event_receiver) = mpsc::channel(EVENTS);
     let (internal, internal_receiver) = mpsc::unbounded_channel();
     let peers = Arc::new(Peers::new(me, &members));
-    let verifier = Arc::new(Verifier::new(Arc::clone(&members), Arc::new(Ed25519)));
+    let verifier = Verifier::new(Arc::clone(&members), Arc::new(Ed25519)).with_own(me, identity.signer());
+    let verifier = Arc::new(verifier);
     let liar = Liar {
         me,
         members: Arc::clone(&members),

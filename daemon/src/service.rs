@@ -238,7 +238,7 @@ fn hints(members: &[MemberStatus], state: Health, quorum: usize) -> Vec<String> 
     let away: Vec<_> =
         members.iter().filter(|member| !member.reachable).map(|member| member.name.as_str()).collect();
     let away = away.join(", ");
-    match state {
+    let mut hints = match state {
         Health::NoQuorum => vec![format!(
             "nothing can be decided until {quorum} members are reachable: start {away}, or mend the network to them"
         )],
@@ -247,7 +247,19 @@ fn hints(members: &[MemberStatus], state: Health, quorum: usize) -> Vec<String> 
         }
         Health::Degraded => vec!["the members are changing the term; ask again in a moment".to_owned()],
         Health::Healthy | Health::Uninitialised => Vec::new(),
+    };
+    let faulty = members.iter().filter(|member| !member.faults.is_empty());
+    let faulty: Vec<_> =
+        faulty.map(|member| format!("{} ({})", member.name, member.faults.join(", "))).collect();
+    if !faulty.is_empty() {
+        hints.push(format!("faults are injected at {}; bftctl inject clear ends them", faulty.join(", ")));
     }
+    let accused = members.iter().filter(|member| member.evidence > 0);
+    let accused: Vec<_> = accused.map(|member| member.name.as_str()).collect();
+    if !accused.is_empty() {
+        hints.push(format!("proved to have lied: {}; bftctl evidence ls shows how", accused.join(", ")));
+    }
+    hints
 }
 
 fn now_ms() -> u64 {
