@@ -38,7 +38,7 @@ pub const EVIDENCE_RESENDS: u64 = 25;
 /// For how many indices the state digest is remembered, to compare it with a leader's.
 pub const REMEMBERED_STATES: usize = 256;
 
-/// Times that a replica lives by. Microseconds, unless the name says otherwise.
+/// Times that a replica lives by, and when it proposes. Microseconds, unless the name says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// How often the driver calls with `Input::Tick`.
@@ -57,6 +57,9 @@ pub struct Timing {
     pub max_ahead_ms: u64,
     /// How far behind the local clock a new block's time may be before its leader is suspected. Milliseconds.
     pub max_behind_ms: u64,
+    /// From how many bytes of waiting batches on a leader proposes a block while others are in flight. With fewer the next
+    /// block fills while this one is under way: each costs the same signatures, whatever is in it.
+    pub worth_a_block: usize,
 }
 
 impl Default for Timing {
@@ -69,6 +72,7 @@ impl Default for Timing {
             resend_us: 200_000,
             max_ahead_ms: 2_000,
             max_behind_ms: 10_000,
+            worth_a_block: 64 << 10,
         }
     }
 }

@@ -166,6 +166,8 @@ impl Plan {
             resend_us: 60_000,
             ..Timing::default()
         };
+        // Small batches: else no run would have two blocks in flight.
+        let timing = Timing { worth_a_block: if random.random_bool(0.5) { 1 } else { 64 << 10 }, ..timing };
         let slow_net = random.random_bool(0.3);
         let slow_disk = random.random_bool(0.4);
         let is_calm = random.random_bool(0.05);

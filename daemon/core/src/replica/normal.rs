@@ -95,11 +95,6 @@ enum Judgement {
 
 /// How many of a leader's blocks that can't be accepted yet are kept; the leader sends the others again.
 const REMEMBERED: usize = 2 * WINDOW as usize;
-/// A batch being big enough, in bytes, to be worth a block of its own while others are in flight.
-const WORTH_A_BLOCK: usize = 64 << 10;
-/// How many blocks smaller than that are in flight at once: the next one fills while this one is under way. With two, few clients
-/// got a quarter less done, as each block costs the same signatures whatever is in it.
-const SMALL_IN_FLIGHT: u64 = 1;
 
 impl Replica {
     // The leader's side.
@@ -133,7 +128,7 @@ impl Replica {
         if !self.has_begun(&open) || in_flight >= WINDOW {
             return None;
         }
-        if in_flight >= SMALL_IN_FLIGHT && self.pool.size() < WORTH_A_BLOCK {
+        if in_flight > 0 && self.pool.size() < self.setup.timing.worth_a_block {
             return None;
         }
         let batches = self.pool.choose(&parent.marks, open.tip.index.0);

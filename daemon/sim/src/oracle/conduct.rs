@@ -4,6 +4,7 @@
 //! - `commit-withheld`: a member whose disk holds the Prepare certificate of a block of its current term, on the chain that it
 //!   has accepted or above it, casts its Commit vote at once: it counts a certified block as accepted.
 //! - `start-missing`: a leader shows a NewTerm only when it holds the block that the term starts on.
+//! - `liar-forgiven`: a member that has proved its term's leader to equivocate goes on suspecting it, whatever commits.
 //! - `position-not-passed`: a reader that learns of a position which nobody has committed passes it to every member.
 //!
 //! "At once" is before the next message is delivered to it. Only Suspects of correct members are counted: what a liar
@@ -16,6 +17,7 @@ use bftd_core::{
     block::BlockRef,
     crypto::Digest,
     durable::{Durable, Record},
+    evidence::Evidence,
     ids::{Index, MemberId, Term},
     message::{Message, ReadAnswer, ReadRound},
 };
@@ -26,12 +28,17 @@ use super::{
 };
 use crate::event::Violation;
 
+/// When a Suspect that is not repeated counts as withdrawn, and more. Microseconds.
+const FORGIVEN_US: u64 = 500_000;
+
 /// What members owe each other right now.
 #[derive(Default)]
 pub struct Conduct(BTreeMap<MemberId, Duties>);
 
 #[derive(Default)]
 struct Duties {
+    /// The term that it has entered, as far as it has said so.
+    entered: Term,
     /// The blocks that came to it in this run.
     given: BTreeSet<Digest>,
     /// Who is owed a Commit certificate.
@@ -39,6 +46,8 @@ struct Duties {
     /// The block that a Commit vote is owed for, and the highest that one was cast for in this run.
     to_commit: Option<Place>,
     committed: Option<Place>,
+    /// The term whose leader it has proved to lie, and when it proved or suspected that last.
+    proved: Option<(Term, u64)>,
     /// A position to pass on, and who has got it.
     position: Option<(Place, BTreeSet<MemberId>)>,
     /// The newest round of reads: who has answered, and the highest position among the answers.
@@ -78,6 +87,7 @@ impl Conduct {
     /// `start-missing`.
     pub fn sent(
         &mut self,
+        at_us: u64,
         cast: &Cast,
         (from, to): (MemberId, MemberId),
         message: &Message,
@@ -94,6 +104,23 @@ impl Conduct {
                 {
                     got.insert(to);
                 }
+            }
+            Message::Evidence(evidence) => {
+                let current = durable.term.as_ref().map_or(Term(0), |entered| entered.vote.term);
+                if let Evidence::DoubleProposal { first, .. } = &**evidence
+                    && first.header.term == current
+                    && duties.entered <= current
+                {
+                    duties.proved = Some((current, at_us));
+                }
+            }
+            Message::Suspect(suspect) if suspect.signer == from => {
+                let proved = duties.proved.filter(|(term, _)| *term == suspect.term);
+                duties.proved = proved.map(|(term, _)| (term, at_us));
+            }
+            Message::EnterTerm(enter) if enter.vote.signer == from => {
+                duties.entered = enter.vote.term;
+                duties.proved = duties.proved.filter(|(term, _)| *term >= enter.vote.term);
             }
             Message::NewTerm(new_term) if cast.leads(new_term.term, from) => {
                 let start = new_term.position.as_ref().map_or(cast.root, |position| position.ballot.block);
@@ -125,11 +152,11 @@ impl Conduct {
     /// in an answer is.
     ///
     /// # Errors
-    /// `suspect-unanswered`, `commit-withheld`, `position-not-passed`: of what was delivered before.
+    /// `suspect-unanswered`, `commit-withheld`, `liar-forgiven`, `position-not-passed`: of what was delivered before.
     pub fn delivered(
         &mut self,
-        cast: &Cast,
-        chain: &Agreement,
+        at_us: u64,
+        (cast, chain): (&Cast, &Agreement),
         (from, to): (MemberId, MemberId),
         message: &Message,
         is_valid: bool,
@@ -143,6 +170,16 @@ impl Conduct {
         require(owed.is_none(), "commit-withheld", || {
             format!("{to} holds a Prepare certificate for {owed:?}, and casts no Commit vote")
         })?;
+        require(
+            duties.proved.is_none_or(|(_, last_us)| at_us <= last_us + FORGIVEN_US),
+            "liar-forgiven",
+            || {
+                format!(
+                    "{to} has proved the leader of its term to lie, and no longer suspects it: {:?}",
+                    duties.proved
+                )
+            },
+        )?;
         if let Some((place, got)) = duties.position.take() {
             require(
                 place.2 <= chain.height() || got.len() + 1 >= cast.keys().count(),

@@ -114,7 +114,7 @@ impl Oracle {
             }
         }
         self.liveness.sent(&self.cast, at_us, from, message)?;
-        self.conduct.sent(&self.cast, (from, to), message, durable)?;
+        self.conduct.sent(at_us, &self.cast, (from, to), message, durable)?;
         match message {
             Message::Vote(vote) if vote.signer == from => {
                 if matches!(vote.ballot.kind, BallotKind::Commit) {
@@ -261,7 +261,7 @@ impl Observer for Oracle {
                 {
                     is_valid = self.certificates.judge(&self.cast, certificate);
                 }
-                self.conduct.delivered(&self.cast, &self.agreement, (*from, *to), message, is_valid)
+                self.conduct.delivered(at_us, (&self.cast, &self.agreement), (*from, *to), message, is_valid)
             }
             Event::Synced { node, records, durable } => {
                 self.synced(*node, records)?;

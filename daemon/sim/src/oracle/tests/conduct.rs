@@ -141,6 +141,27 @@ fn a_proved_liar_does_not_lead_on() {
 }
 
 #[test]
+fn a_proved_liar_is_suspected_for_good() {
+    for repeats in [true, false] {
+        let mut play = Play::with_liars(&[1]);
+        let proposal = |time_ms| {
+            let header = play.block_with(0, play.root(), vec![], |it| it.time_ms = time_ms).header().clone();
+            let signature = play.signer(1).sign(&Proposal::signed_bytes(&header));
+            Proposal { header, signature }
+        };
+        let proof = Evidence::DoubleProposal { first: proposal(1), second: proposal(2) };
+        play.send(2, 3, &Message::Evidence(Box::new(proof))).unwrap();
+        play.at_us += 450_000;
+        if repeats {
+            play.send(2, 3, &Message::Suspect(play.suspect(2, 0))).unwrap();
+        }
+        play.at_us += 450_000;
+        let next = play.deliver(1, 2, &Message::Suspect(play.suspect(1, 0)));
+        if repeats { next.unwrap() } else { fires(next, "liar-forgiven") }
+    }
+}
+
+#[test]
 fn a_suspect_is_answered() {
     let mut play = Play::new();
     let first = play.begin();
