@@ -44,15 +44,9 @@ pub(crate) struct Options {
     #[arg(short, long, global = true, value_enum, help_heading = "Global options")]
     pub(crate) output: Option<Output>,
     /// The daemon's admin socket [default: $BFTCTL_SOCKET, else of the selected context, else /run/bftd/admin.sock]
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        conflicts_with = "node",
-        help_heading = "Global options"
-    )]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
     pub(crate) socket: Option<PathBuf>,
-    /// Another node of the selected context, or of the context `dev`
+    /// Another node of the selected context, or of the context `dev`; of `inject` the member concerned
     #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
     pub(crate) node: Option<u8>,
     /// How long to wait for the daemon, as in 500ms, 10s, 2m [default: 10s]

@@ -62,6 +62,9 @@ impl Session {
     /// The socket that the options name.
     pub(crate) fn socket(&self) -> Result<PathBuf, Failure> {
         if let Some(socket) = &self.options.socket {
+            if self.options.node.is_some() {
+                return Err(Failure::usage("--socket and --node name two daemons").next("give one of them"));
+            }
             return Ok(socket.clone());
         }
         if let Some(node) = self.options.node {

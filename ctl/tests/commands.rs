@@ -12,8 +12,8 @@ use std::{
 
 use bftd::admin::{AdminServer, PeerCredentials, Service};
 use bftd_client::{
-    At, Bytes, ClusterStatus, Entry, Expect, Failure, Health, Listing, MemberStatus, Operation, Outcome,
-    Query, Request, Response, Status, genesis::Protocol,
+    At, Bytes, ClusterStatus, Entry, Expect, Failure, FaultChange, Health, Listing, MemberStatus, Operation,
+    Outcome, Query, Request, Response, Status, genesis::Protocol,
 };
 use serde_json::{Value, json};
 
@@ -31,6 +31,7 @@ struct State {
     failure: Option<Failure>,
     is_silent: bool,
     calls: usize,
+    faults: Vec<String>,
 }
 
 impl Service for Store {
@@ -81,6 +82,7 @@ impl State {
             }
             Request::Status => Response::Status(Box::new(self.status())),
             Request::Evidence => Response::Evidence(vec![]),
+            Request::Inject { node, change, beyond_f } => self.inject(node, &change, beyond_f),
         }
     }
 
@@ -114,6 +116,18 @@ impl State {
         }
     }
 
+    fn inject(&mut self, node: u8, change: &FaultChange, beyond_f: bool) -> Response {
+        match change {
+            _ if node != 1 => return Response::Failed(Failure::NoSuchMember(node)),
+            FaultChange::Start { .. } if !beyond_f => {
+                return Response::Failed(Failure::BeyondF { faulty: 1, f: 0 });
+            }
+            FaultChange::Start { fault, .. } => self.faults.push(fault.clone()),
+            FaultChange::Clear => self.faults.clear(),
+        }
+        Response::Injected
+    }
+
     fn status(&self) -> Status {
         let member = MemberStatus {
             id: 1,
@@ -126,7 +140,7 @@ impl State {
             correct: 40,
             corrupt: 0,
             evidence: 0,
-            faults: vec![],
+            faults: self.faults.clone(),
             version: "0.1.0".to_owned(),
         };
         let cluster = ClusterStatus {
@@ -511,4 +525,29 @@ fn sockets_come_from_flags_the_environment_and_contexts() {
 fn completions_name_the_commands() {
     let script = Ran::new(bftctl(&std::env::temp_dir()).args(["completions", "bash"]).output().unwrap()).ok();
     assert!(script.contains("bench") && script.contains("--consistency"));
+}
+
+#[test]
+fn faults_are_injected_listed_and_cleared() {
+    let daemon = Daemon::start();
+    assert_eq!(daemon.run(&["status", "--node", "1"]).code, 2, "--socket and --node name two daemons");
+    let refused = daemon.run(&["inject", "fault", "--node", "1", "malicious"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("--beyond-f"), "{}", refused.stderr);
+    assert_eq!(daemon.run(&["inject", "fault", "--node", "7", "slow"]).code, 2);
+    assert_eq!(daemon.run(&["inject", "fault", "--node", "1", "--beyond-f", "silent"]).code, 0);
+    assert_eq!(daemon.run(&["inject", "clear", "--node", "1"]).code, 0);
+    let refused = daemon.run(&["inject", "fault", "malicious"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("--node N"), "{}", refused.stderr);
+    let injected = daemon.run(&["inject", "fault", "--random", "1", "--beyond-f", "slow", "-o", "json"]);
+    assert_eq!(injected.code, 0, "{}", injected.stderr);
+    assert_eq!(injected.json()["nodes"], json!([1]));
+    let listed = daemon.run(&["inject", "ls"]);
+    assert_eq!(listed.ok(), "MEMBER  FAULT\nnode1   slow\n");
+    assert_eq!(daemon.run(&["inject", "ls", "-o", "json"]).json()["faults"], json!({"1": ["slow"]}));
+    let again = daemon.run(&["inject", "fault", "--random", "1", "--beyond-f", "slow"]);
+    assert_eq!(again.code, 2, "no member without a fault is left");
+    assert_eq!(daemon.run(&["inject", "clear"]).code, 0);
+    assert!(daemon.run(&["inject", "ls"]).stdout.is_empty());
 }
