@@ -192,7 +192,9 @@ impl Replica {
             self.report(Report::Evidence(offence));
         }
         if is_news || is_reason {
-            self.send(To::Others, Message::Evidence(Box::new(evidence.clone())));
+            // Durable first: who has said it stands by it after a crash.
+            let after = self.persisted;
+            self.send_after(To::Others, Message::Evidence(Box::new(evidence.clone())), after);
         }
         if is_reason {
             self.tick_term();

@@ -252,7 +252,8 @@ impl Replica {
         let suspect = Suspect::sign(self.cluster(), epoch, term, self.me(), &*self.setup.signer);
         self.send(To::Others, Message::Suspect(suspect.clone()));
         if let Some(proof) = self.term.equivocated.clone() {
-            self.send(To::Others, Message::Evidence(proof));
+            let after = self.persisted;
+            self.send_after(To::Others, Message::Evidence(proof), after);
         }
         let me = self.me();
         self.on_suspect(me, &suspect);
