@@ -140,7 +140,8 @@ impl Faults {
         match change {
             FaultChange::Clear => {
                 tracing::warn!("the injected faults are cleared");
-                self.active().clear();
+                let mut active = self.active();
+                active.clear();
                 self.any.store(false, Ordering::Relaxed);
                 Ok(())
             }

@@ -142,7 +142,14 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
 
     let cluster = Cluster { name: genesis.name.clone(), id: members.cluster() };
     let log = LogStore::open(&directory, &cluster)?;
-    let durable = log.load()?;
+    let mut durable = log.load()?;
+    durable.evidence.retain(|digest, proof| {
+        let checked = proof.check(&members, &Ed25519);
+        if let Err(why) = checked {
+            tracing::warn!(%digest, %why, "a proof of misbehaviour on disk proves nothing, and is passed over");
+        }
+        checked.is_ok()
+    });
     let log_reader = log.reader();
     let state = open_state(&directory, &members, &durable, &log_reader)?;
     let state_reader = state.reader();

@@ -159,7 +159,9 @@ impl Peers {
     /// A message that had passed every check was a lie after all: it said what no correct member says.
     pub fn recount(&self, from: MemberId) {
         if let Some(peer) = self.peers.get(&from) {
-            peer.correct.fetch_sub(1, Ordering::Relaxed);
+            // Somebody else may have passed it on, and got the count.
+            let _ =
+                peer.correct.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
             peer.corrupt.fetch_add(1, Ordering::Relaxed);
         }
     }

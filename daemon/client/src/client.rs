@@ -227,7 +227,7 @@ impl Client {
     /// [`Error::OutcomeUnknown`] for a change, [`Error::NoAnswer`] for a question, where no answer comes in time or
     /// the connection breaks.
     pub async fn call(&self, request: Request) -> Result<Response, Error> {
-        let may_change = matches!(request, Request::Execute(_));
+        let may_change = matches!(request, Request::Execute(_) | Request::Inject { .. });
         let mut is_sent = false;
         let answer = timeout(self.deadline, self.ask(request, &mut is_sent)).await;
         let why = match answer {

@@ -73,6 +73,9 @@ impl LogStore {
         let store = Self::with_backends(file, wal, &path, cluster, TURN)?;
         if known.is_none() {
             directory.record_cluster(cluster)?;
+        } else {
+            // A start that was cut off may have left names that are not durable.
+            directory.sync()?;
         }
         Ok(store)
     }

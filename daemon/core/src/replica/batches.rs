@@ -100,6 +100,14 @@ impl Pool {
     /// expect of the leader what could.
     pub fn insert(&mut self, batch: Arc<Batch>, marks: &Marks) {
         let pooled = self.origins.entry(batch.origin).or_default();
+        // As what is expected: a newer run has given up what an older one sent.
+        let newest = pooled.values().filter(|held| marks.accepts(held)).map(|held| held.incarnation).max();
+        if newest.is_some_and(|newest| batch.incarnation < newest) || pooled.contains_key(&batch.mark()) {
+            return;
+        }
+        if marks.accepts(&batch) {
+            pooled.retain(|mark, _| mark.incarnation >= batch.incarnation);
+        }
         let turn = |batch: &Batch| (!marks.accepts(batch), batch.mark());
         let bytes = |pooled: &BTreeMap<Mark, Arc<Batch>>| -> usize {
             pooled.values().map(|batch| batch.size()).sum()
@@ -111,7 +119,7 @@ impl Pool {
                 None => break,
             };
         }
-        pooled.entry(batch.mark()).or_insert(batch);
+        pooled.insert(batch.mark(), batch);
     }
 
     /// The batches that may stand in a block after a chain at `marks`: a fair share of each origin, beginning with

@@ -134,8 +134,9 @@ impl Replica {
             self.accuse(proof);
             return is_same;
         }
-        // A term far ahead would displace all others.
-        if proposal.header.term <= self.safety.term() {
+        // One far ahead would displace all others.
+        let highest = self.window_base().0.saturating_add(2 * WINDOW);
+        if proposal.header.term <= self.safety.term() && proposal.header.index.0 <= highest {
             let digest = proposal.header.digest();
             let watched = Watched { proposal: proposal.clone(), digest, is_shown: false };
             self.watch.proposals.insert(place, watched);

@@ -190,8 +190,19 @@ impl Replica {
         }
     }
 
-    /// Takes the chains whose last missing block is here by now: it came with another chain, or was committed.
+    /// Takes the chains whose last missing block is here by now: it came with another chain, or was committed. Lets go of those
+    /// that pass by what is committed.
     fn take_whole_chains(&mut self) {
+        let root = self.tree.root();
+        let is_stray = |want: &Want| {
+            let last = want.chain.last().map(|block| block.header());
+            last.is_some_and(|last| last.index <= root.index.next() && last.parent != root.digest)
+        };
+        let wants = self.fetcher.wants.iter();
+        let stray: Vec<_> = wants.filter(|(_, want)| is_stray(want)).map(|(digest, _)| *digest).collect();
+        for certified in stray {
+            self.drop_conflicting(certified, root);
+        }
         let is_whole = |want: &Want, tree: &BlockTree| tree.contains(&want.missing());
         while let Some((certified, _)) =
             self.fetcher.wants.iter().find(|(_, want)| is_whole(want, &self.tree))
@@ -271,6 +282,7 @@ impl Replica {
             self.report(Report::Ignored(from, "Blocks", Ignore::NotAskedFor));
             return;
         }
+        let before = behind.chain.len();
         for block in &blocks.blocks {
             let (index, parent) = behind
                 .chain
@@ -282,7 +294,8 @@ impl Replica {
             behind.chain.push(Arc::clone(block));
         }
         let Some(certificate) = &blocks.certificate else {
-            if behind.chain.len() > MAX_FETCHED {
+            if behind.chain.len() == before || behind.chain.len() > MAX_FETCHED {
+                // Nothing of use: when its time is over the next member is asked.
                 behind.chain.clear();
             } else {
                 behind.asked = Asked { member: from, at_us: 0 };

@@ -218,3 +218,67 @@ fn a_certified_state_is_not_said_to_be_another_later() {
     let is_vote = |bytes: &[u8]| matches!(Message::decode(bytes), Ok(Message::Vote(_)));
     assert!(!cluster.wire.iter().any(|(_, _, bytes)| is_vote(bytes)));
 }
+
+/// The pool kept the oldest runs of an origin and the others expect the newest: a stream of small batches of older runs kept out
+/// the one that all expected of the leader.
+#[test]
+fn an_origin_cannot_topple_leaders_with_batches_of_older_runs() {
+    let cluster = Cluster::new(4);
+    let marks = crate::block::Marks::default();
+    let expected = cluster.batch(4, 1_000, 1);
+    for order in [true, false] {
+        let mut pool = Pool::default();
+        if order {
+            pool.insert(Arc::clone(&expected), &marks);
+        }
+        for run in 1..=20 {
+            pool.insert(cluster.batch(4, run, 1), &marks);
+        }
+        pool.insert(Arc::clone(&expected), &marks);
+        assert_eq!(pool.choose(&marks, 0), [Arc::clone(&expected)]);
+    }
+}
+
+/// A sync peer that answers at once, and never with anything of use, was asked again and again, and nobody else was.
+#[test]
+fn a_sync_peer_that_brings_nothing_is_passed_over() {
+    let mut cluster = Cluster::new(4);
+    cluster.isolate(4);
+    for text in ["x", "y", "z"] {
+        cluster.submit(1, text);
+        cluster.settle();
+    }
+    let last = Arc::clone(&cluster.nodes[&id(1)].executed.last().unwrap().1);
+    let certificate = cluster.certificate(BallotKind::Commit, last.reference());
+    cluster.heal();
+    cluster.crash(3);
+    cluster.hear(3, 4, Message::Certificate(certificate));
+    for _ in 0..40 {
+        cluster.now.monotonic_us += 50_000;
+        cluster.step(id(4), Input::Tick);
+        // A block that extends nothing; the others answer as they are.
+        let useless = Blocks { blocks: vec![Arc::clone(&last)], certificate: None };
+        cluster.hear(3, 4, Message::Blocks(useless));
+        cluster.settle();
+    }
+    assert_eq!(cluster.requests(4), ["x", "y", "z"]);
+}
+
+/// Headers of indices far ahead displaced all true ones from what is watched, and a leader could equivocate unseen.
+#[test]
+fn a_leader_cannot_blind_the_watch_with_headers_far_ahead() {
+    let mut cluster = Cluster::new(4);
+    let newest = cluster.nodes[&id(1)].executed.last().unwrap().1.header().clone();
+    let proposal = |header: Header| {
+        let signature = key(1).sign(&Proposal::signed_bytes(&header));
+        Message::Proposal(Box::new(Proposal { header, signature }))
+    };
+    for far in 0..70 {
+        cluster.hear(1, 3, proposal(Header { index: Index(u64::MAX - far), ..newest.clone() }));
+    }
+    for time_ms in [newest.time_ms, newest.time_ms + 1] {
+        let header = cluster.child_of(&newest, time_ms);
+        cluster.hear(1, 3, proposal(header));
+    }
+    assert_eq!(cluster.accused(3), [(1, newest.index.next().0)]);
+}
