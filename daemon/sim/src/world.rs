@@ -45,6 +45,8 @@ const ISOLATED_US: (u64, u64) = (20_000, 600_000);
 const STRAGGLING_US: (u64, u64) = (10_000, 400_000);
 /// At what intervals a liar restarts whose lie it is.
 const RELAPSE_US: (u64, u64) = (20_000, 600_000);
+/// How long a message and a sync take when all is calm.
+const CALM_US: (u64, u64) = (50, 1_000);
 /// How many keys there are.
 const KEYS: u32 = 2;
 /// When the world begins, on everybody's wall clock.

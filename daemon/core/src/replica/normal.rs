@@ -520,20 +520,23 @@ impl Replica {
             self.safety.record_raise(Arc::clone(certificate));
             self.persist(Record::Position(Arc::clone(certificate)));
         }
-        let block = certificate.block();
-        if block.term != self.safety.term() {
-            return;
+        if certificate.block().term == self.safety.term() {
+            self.adopt_certified(certificate.block());
+            self.commit_to_prepared();
         }
+    }
+
+    /// A quorum accepted this block on a chain that goes on from the tip: it counts as accepted here.
+    fn adopt_certified(&mut self, block: BlockRef) {
         if let Some(open) = self.safety.open()
+            && block.term == open.term
             && block.index > open.tip.index
             && self.tree.is_on_chain(open.tip, &block.digest)
             && let Some(accepted) = self.safety.record_adopt(block, false)
         {
-            // A quorum accepted it on this chain: it counts as accepted here.
             self.persist(Record::Accepted(accepted));
             self.accept_waiting();
         }
-        self.commit_to_prepared();
     }
 
     /// Casts a Commit vote for the highest prepared block, once it is accepted.
@@ -620,6 +623,10 @@ impl Replica {
     }
 
     fn after_commit(&mut self) {
+        // It may have taken the place of a tip that another leader's story had put there.
+        if let Some(position) = self.safety.position() {
+            self.adopt_certified(position.block());
+        }
         self.accept_waiting();
         self.commit_to_prepared();
         self.start_term();

@@ -12,7 +12,7 @@ use bftd_core::{
 use bytes::Bytes;
 use rand::RngExt;
 
-use super::{KEYS, Next, Step, World, key};
+use super::{CALM_US, KEYS, Next, Step, World, key};
 use crate::{
     event::Event,
     node::{Held, Read},
@@ -205,7 +205,9 @@ impl World<'_> {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         if node.syncing.is_none() && !node.unsynced.is_empty() {
             node.syncing = Some(node.unsynced.len());
-            let (run, takes_us) = (node.run, between(self.plan.sync_us, &mut self.random));
+            // When all is calm disks are quick, too: else a short time-out could be shorter than a few syncs.
+            let bounds = if self.is_calm { CALM_US } else { self.plan.sync_us };
+            let (run, takes_us) = (node.run, between(bounds, &mut self.random));
             self.schedule(takes_us, Next::SyncDone(id, run));
         }
     }

@@ -12,7 +12,7 @@ use bftd_core::{
 use bftd_faults::{Content, Parcel};
 use rand::RngExt;
 
-use super::{ISOLATED_US, Next, STRAGGLING_US, Step, World};
+use super::{CALM_US, ISOLATED_US, Next, STRAGGLING_US, Step, World};
 use crate::{
     event::Event,
     node::Node,
@@ -130,7 +130,7 @@ impl World<'_> {
             return;
         }
         let copies = if self.random.random_bool(self.plan.duplication) { 2 } else { 1 };
-        let bounds = if self.is_calm { (50, 1_000) } else { self.plan.delay_us };
+        let bounds = if self.is_calm { CALM_US } else { self.plan.delay_us };
         for _ in 0..copies {
             let mut delay_us = held_us + between(bounds, &mut self.random);
             if !self.is_calm && self.random.random_bool(self.plan.straggling) {
