@@ -20,8 +20,8 @@ use bftd_core::{
     durable::Record,
     evidence::Evidence,
     ids::{Index, MemberId, Now},
-    limits::{FETCH_BLOCKS, FETCH_BYTES, MAX_BATCH, MAX_BATCH_REQUESTS, Timing},
-    message::{Blocks, Message},
+    limits::{MAX_BATCH, MAX_BATCH_REQUESTS, Timing},
+    message::Message,
     replica::{Halt, Input, Output, ReadTicket, Replica, Report, Status, To},
     verify::Verified,
 };
@@ -29,10 +29,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     execute::{Executor, Waiting},
-    faults::Faults,
-    peers::{Frame, Peers},
-    store::{LogReader, LogWriter, StoreError},
-    transport::{Lane, Transport},
+    outlet::Outlet,
+    peers::Peers,
+    serving::Lacking,
+    store::{LogWriter, StoreError},
 };
 
 /// How many events wait for the driver.
@@ -99,21 +99,9 @@ pub enum DriverError {
     ThreadEnded,
 }
 
-/// Everything that the loop needs.
+/// The loop, and what it holds between two turns.
 pub struct Driver {
-    me: MemberId,
-    others: Vec<MemberId>,
-    replica: Replica,
-    clock: Clock,
-    timing: Timing,
-    log: LogWriter,
-    reader: LogReader,
-    executor: Executor,
-    transport: Arc<Transport>,
-    status: watch::Sender<Status>,
-    peers: Arc<Peers>,
-    faults: Arc<Faults>,
-    evidence: watch::Sender<Vec<Evidence>>,
+    parts: Parts,
 
     /// Records emitted, and records durable: numbered from 1.
     emitted: u64,
@@ -164,8 +152,6 @@ impl Clock {
 pub struct Parts {
     /// This member.
     pub me: MemberId,
-    /// The others.
-    pub others: Vec<MemberId>,
     /// The replica, just started.
     pub replica: Replica,
     /// The clock that it was started with.
@@ -174,18 +160,16 @@ pub struct Parts {
     pub timing: Timing,
     /// The log's thread.
     pub log: LogWriter,
-    /// The log, for peers that lack blocks.
-    pub reader: LogReader,
     /// The executing thread.
     pub executor: Executor,
-    /// The peers.
-    pub transport: Arc<Transport>,
+    /// The way to the peers.
+    pub outlet: Arc<Outlet>,
+    /// Who of them lacks blocks.
+    pub lacking: Arc<Lacking>,
     /// Where the replica's state is shown.
     pub status: watch::Sender<Status>,
     /// What is known of the other members.
     pub peers: Arc<Peers>,
-    /// The faults injected here.
-    pub faults: Arc<Faults>,
     /// Where the driver shows the proofs of misbehaviour.
     pub evidence: watch::Sender<Vec<Evidence>>,
 }
@@ -193,35 +177,8 @@ pub struct Parts {
 impl Driver {
     /// A driver that has not begun.
     pub fn new(parts: Parts) -> Self {
-        let Parts {
-            me,
-            others,
-            replica,
-            clock,
-            timing,
-            log,
-            reader,
-            executor,
-            transport,
-            status,
-            peers,
-            faults,
-            evidence,
-        } = parts;
         Self {
-            me,
-            others,
-            replica,
-            clock,
-            timing,
-            log,
-            reader,
-            executor,
-            transport,
-            status,
-            peers,
-            faults,
-            evidence,
+            parts,
             emitted: 0,
             durable: 0,
             held: VecDeque::new(),
@@ -248,7 +205,7 @@ impl Driver {
     ) -> Result<(), DriverError> {
         let result = self.drive(&mut events, &mut internal, &mut stop).await;
         let closed = tokio::task::spawn_blocking(move || {
-            let Self { log, executor, .. } = self;
+            let Parts { log, executor, .. } = self.parts;
             log.close()?;
             executor.close()?;
             Ok::<_, DriverError>(())
@@ -263,12 +220,12 @@ impl Driver {
         internal: &mut mpsc::UnboundedReceiver<Internal>,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), DriverError> {
-        let mut tick = tokio::time::interval(Duration::from_micros(self.timing.tick_us));
+        let mut tick = tokio::time::interval(Duration::from_micros(self.parts.timing.tick_us));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut taken = Vec::with_capacity(AT_ONCE);
         self.carry_out()?;
         loop {
-            let is_full = self.log.is_full() || self.executor.behind() >= BEHIND;
+            let is_full = self.parts.log.is_full() || self.parts.executor.behind() >= BEHIND;
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
@@ -280,10 +237,8 @@ impl Driver {
                 }
                 _ = tick.tick() => {
                     self.step(Input::Tick);
-                    self.log.flush();
-                    if self.faults.any() {
-                        self.faults.dispatch(&self.transport, self.faults.tick(self.clock.now()));
-                    }
+                    self.parts.log.flush();
+                    self.parts.outlet.tick(self.parts.clock.now());
                 }
                 count = events.recv_many(&mut taken, AT_ONCE), if !is_full => {
                     if count == 0 {
@@ -300,20 +255,16 @@ impl Driver {
     }
 
     fn step(&mut self, input: Input) {
-        self.replica.step(self.faults.clock(self.clock.now()), input);
+        let now = self.parts.outlet.clock(self.parts.clock.now());
+        self.parts.replica.step(now, input);
     }
 
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Message(from, message) => {
-                if self.faults.any() {
-                    let (hears, parcels) = self.faults.incoming(from, &message);
-                    self.faults.dispatch(&self.transport, parcels);
-                    if !hears {
-                        return;
-                    }
+                if self.parts.outlet.hears(from, &message) {
+                    self.step(Input::Message(from, message));
                 }
-                self.step(Input::Message(from, message));
             }
             Event::Change(request, client) => {
                 if self.queue.len() >= QUEUED_REQUESTS || self.queued_bytes + request.len() > QUEUED_BYTES {
@@ -325,7 +276,7 @@ impl Driver {
                 self.queue.push_back((request, client));
             }
             Event::Read(client) => {
-                if !self.replica.may_read() {
+                if !self.parts.replica.may_read() {
                     // Dropping the sender tells the client that the daemon is busy.
                     return;
                 }
@@ -343,7 +294,7 @@ impl Driver {
                 self.durable = durable?;
                 while let Some((_, index)) = self.commits.pop_front_if(|(record, _)| *record <= self.durable)
                 {
-                    self.executor.note_durable(index);
+                    self.parts.executor.note_durable(index);
                 }
             }
             Internal::Executed(executed) => {
@@ -358,28 +309,28 @@ impl Driver {
     fn carry_out(&mut self) -> Result<(), DriverError> {
         loop {
             self.submit();
-            for output in self.replica.take_outputs() {
+            for output in self.parts.replica.take_outputs() {
                 self.take_output(output);
             }
             if !self.records.is_empty() {
-                self.log.append(self.records.drain(..));
+                self.parts.log.append(self.records.drain(..));
             }
             self.release()?;
             if !self.held.is_empty() {
-                self.log.flush();
+                self.parts.log.flush();
             }
             if self.loopback.is_empty() {
                 return Ok(());
             }
             while let Some(message) = self.loopback.pop_front() {
-                self.step(Input::Message(self.me, message));
+                self.step(Input::Message(self.parts.me, message));
             }
         }
     }
 
     /// Makes a batch of the requests that wait, if the replica has room for one.
     fn submit(&mut self) {
-        while !self.queue.is_empty() && self.replica.may_submit() {
+        while !self.queue.is_empty() && self.parts.replica.may_submit() {
             // What a request costs in a batch beside its bytes, and a batch beside its requests.
             const OVERHEAD: usize = 8;
             let mut bytes = 256;
@@ -396,7 +347,7 @@ impl Driver {
                 }
             }
             self.step(Input::Submit(requests));
-            for output in self.replica.take_outputs() {
+            for output in self.parts.replica.take_outputs() {
                 self.take_output(output);
             }
         }
@@ -415,8 +366,8 @@ impl Driver {
             Output::Send { to, message, after } => self.held.push_back((after, Effect::Send(to, message))),
             // Clients must be known before their batch is executed.
             Output::Numbered { before, now } => match before {
-                Some(before) => self.executor.renumber(before, now),
-                None => self.executor.expect(now, std::mem::take(&mut self.submitted)),
+                Some(before) => self.parts.executor.renumber(before, now),
+                None => self.parts.executor.expect(now, std::mem::take(&mut self.submitted)),
             },
             Output::Report(report) => self.log_report(&report),
             Output::Readable(tickets) => {
@@ -441,15 +392,8 @@ impl Driver {
             }
             match effect {
                 Effect::Send(to, message) => self.send(to, message),
-                Effect::Other(Output::Execute(block)) => self.executor.execute(block),
-                Effect::Other(Output::ServeCommitted { to, after }) => {
-                    let run = self.reader.committed_after(after, FETCH_BLOCKS, FETCH_BYTES)?;
-                    if let Some(run) = run {
-                        let certificate = run.certificate.clone();
-                        let blocks = Blocks { blocks: run.blocks, certificate };
-                        self.leave(To::Member(to), &Message::Blocks(blocks));
-                    }
-                }
+                Effect::Other(Output::Execute(block)) => self.parts.executor.execute(block),
+                Effect::Other(Output::ServeCommitted { to, after }) => self.parts.lacking.note(to, after),
                 Effect::Other(Output::Halt(halt)) => return Err(DriverError::Halted(halt)),
                 Effect::Other(_) => {}
             }
@@ -459,40 +403,16 @@ impl Driver {
     }
 
     fn send(&mut self, to: To, message: Verified<Message>) {
-        if to == To::Member(self.me) {
+        if to == To::Member(self.parts.me) {
             self.loopback.push_back(message);
-            return;
-        }
-        self.leave(to, &message);
-    }
-
-    /// Sends to others, unless this daemon has been made to lie.
-    fn leave(&self, to: To, message: &Message) {
-        if self.faults.any() {
-            let to = match to {
-                To::Member(member) => vec![member],
-                To::Others => self.others.clone(),
-            };
-            for member in to {
-                self.faults.dispatch(&self.transport, self.faults.outgoing(member, message));
-            }
-            return;
-        }
-        let lane = if message.is_bulk() { Lane::Bulk } else { Lane::Votes };
-        let frame = Frame::of_message(message);
-        match to {
-            To::Member(member) => self.transport.send(member, lane, frame),
-            To::Others => {
-                for member in &self.others {
-                    self.transport.send(*member, lane, frame.clone());
-                }
-            }
+        } else {
+            self.parts.outlet.send(to, &message);
         }
     }
 
     fn show_status(&self) {
-        let status = self.replica.status();
-        self.status.send_if_modified(|shown| {
+        let status = self.parts.replica.status();
+        self.parts.status.send_if_modified(|shown| {
             let is_new = *shown != status;
             *shown = status;
             is_new
@@ -503,16 +423,16 @@ impl Driver {
         match report {
             Report::EnteredTerm(term) => tracing::info!(term = term.0, "entered a term"),
             Report::OpenedTerm(term, start) => {
-                let leader = self.replica.status().leader;
+                let leader = self.parts.replica.status().leader;
                 tracing::info!(term = term.0, leader = leader.0, start = start.index.0, "the term is open");
             }
             Report::Suspecting(term, reason) => {
-                let leader = self.replica.status().leader;
+                let leader = self.parts.replica.status().leader;
                 tracing::warn!(term = term.0, leader = leader.0, reason, "suspecting the leader");
             }
             Report::Trusting(term) => tracing::info!(term = term.0, "trusting the leader again"),
             Report::Evidence(offence) => {
-                self.evidence.send_replace(self.replica.evidence().cloned().collect());
+                self.parts.evidence.send_replace(self.parts.replica.evidence().cloned().collect());
                 tracing::warn!(
                     accused = offence.accused.0,
                     kind = %offence.kind,
@@ -527,7 +447,7 @@ impl Driver {
                 "the leader's state differs from ours: one of the two has diverged"
             ),
             Report::Ignored(from, message, why) if why.is_lie() => {
-                self.peers.recount(*from);
+                self.parts.peers.recount(*from);
                 tracing::debug!(peer = from.0, message, ?why, "a lie");
             }
             Report::Ignored(from, message, why) => {

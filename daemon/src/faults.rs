@@ -11,8 +11,8 @@ use std::{
     fmt,
     str::FromStr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -24,15 +24,8 @@ use bftd_core::{
 };
 use bftd_faults::{Adversary, Content, Fault, Liar, Parcel, adversary};
 
-use crate::{
-    peers::Frame,
-    transport::{Lane, Transport},
-};
-
 /// How many faults may be active at once.
 const MAX_ACTIVE: usize = 8;
-/// How many frames may wait to be late at once. More are lost.
-const MAX_LATE: usize = 65_536;
 /// How long a daemon that is about to crash has to say so.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -97,7 +90,6 @@ pub struct Faults {
     /// Whether there are any: what a daemon without faults looks at.
     any: AtomicBool,
     active: Mutex<Vec<Active>>,
-    late: Arc<AtomicUsize>,
 }
 
 impl fmt::Debug for Faults {
@@ -109,7 +101,7 @@ impl fmt::Debug for Faults {
 impl Faults {
     /// None yet. `liar` is what lies are made of.
     pub fn new(liar: Liar, is_enabled: bool) -> Self {
-        Self { liar, is_enabled, any: AtomicBool::new(false), active: Mutex::default(), late: Arc::default() }
+        Self { liar, is_enabled, any: AtomicBool::new(false), active: Mutex::default() }
     }
 
     fn active(&self) -> MutexGuard<'_, Vec<Active>> {
@@ -249,33 +241,6 @@ impl Faults {
         let adversaries = adversaries.iter().filter_map(|active| active.adversary.as_ref());
         let unix_ms = adversaries.fold(now.unix_ms, |ms, adversary| adversary.unix_ms(ms));
         Now { unix_ms, ..now }
-    }
-
-    /// Sends parcels, late ones late.
-    pub fn dispatch(&self, transport: &Arc<Transport>, parcels: Vec<Parcel>) {
-        for Parcel { to, content, delay_us } in parcels {
-            let (lane, frame) = match content {
-                Content::Message(message) => {
-                    let lane = if message.is_bulk() { Lane::Bulk } else { Lane::Votes };
-                    (lane, Frame::of_message(&message))
-                }
-                Content::Bytes(bytes) => (Lane::Bulk, bytes.into()),
-            };
-            if delay_us == 0 {
-                transport.send(to, lane, frame);
-                continue;
-            }
-            if self.late.fetch_add(1, Ordering::Relaxed) >= MAX_LATE {
-                self.late.fetch_sub(1, Ordering::Relaxed);
-                continue;
-            }
-            let (transport, late) = (Arc::clone(transport), Arc::clone(&self.late));
-            tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_micros(delay_us)).await;
-                late.fetch_sub(1, Ordering::Relaxed);
-                transport.send(to, lane, frame);
-            });
-        }
     }
 
     fn is_deaf_to(&self, from: MemberId) -> bool {

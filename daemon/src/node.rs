@@ -31,8 +31,10 @@ use crate::{
     execute::Executor,
     faults::Faults,
     identity::{Identity, IdentityError},
+    outlet::Outlet,
     peers::{Frame, Peers, Progress, TELL_EVERY},
     service::NodeService,
+    serving::Lacking,
     state::{StateError, StateStore},
     store::{Cluster, DataDir, LogReader, LogStore, LogWriter, StoreError},
     transport::{Deliver, Lane, Transport, TransportConfig, TransportError},
@@ -182,7 +184,7 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
         let _ = reporter.send(Internal::Durable(durable));
     });
     let log = LogWriter::start(log, report).map_err(NodeError::Thread)?;
-    let executor = Executor::start(me, state, internal).map_err(NodeError::Thread)?;
+    let executor = Executor::start(me, state, internal.clone()).map_err(NodeError::Thread)?;
     let executed_ms = executor.executed_ms();
     let inbound = Arc::new(Inbound {
         verifier,
@@ -193,12 +195,14 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     let transport_config = TransportConfig { me, members: Arc::clone(&members), listen };
     let transport = Arc::new(Transport::start(transport_config, &identity, inbound).await?);
     control.connect(Arc::clone(&transport));
-    let others: Vec<_> = members.ids().filter(|id| *id != me).collect();
+    let outlet = Arc::new(Outlet::new(me, &members, Arc::clone(&transport), Arc::clone(&faults)));
+    let lacking = Arc::new(Lacking::default());
+    let serving = tokio::spawn(Arc::clone(&lacking).serve(log_reader, Arc::clone(&outlet), internal));
     tracing::info!(cluster = genesis.name, node = me.0, %listen, socket = %config.admin.socket.display(), "started");
 
     let telling = Telling {
         transport: Arc::clone(&transport),
-        others: others.clone(),
+        others: members.ids().filter(|id| *id != me).collect(),
         status: status.clone(),
         peers: Arc::clone(&peers),
         faults: Arc::clone(&faults),
@@ -217,31 +221,30 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
         state: state_reader,
         executed_ms,
     };
-    let serving = tokio::spawn(admin.serve(Arc::new(service), stop.clone()));
+    let admin = tokio::spawn(admin.serve(Arc::new(service), stop.clone()));
     let parts = Parts {
         me,
-        others,
         replica,
         clock,
         timing,
         log,
-        reader: log_reader,
         executor,
-        transport: Arc::clone(&transport),
+        outlet,
+        lacking,
         status: status_sender,
         peers,
-        faults,
         evidence: evidence_sender,
     };
     let driver = tokio::spawn(Driver::new(parts).run(event_receiver, internal_receiver, stop.clone()));
     let result = driver.await.map_err(|_| DriverError::ThreadEnded)?;
     telling.abort();
+    serving.abort();
     if result.is_ok() {
         // The driver also ends on its own when nobody can send it anything any more.
         let _ = stop.wait_for(|stop| *stop).await;
-        let _ = serving.await;
+        let _ = admin.await;
     } else {
-        serving.abort();
+        admin.abort();
     }
     transport.shutdown().await;
     drop(directory);

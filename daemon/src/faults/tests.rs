@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use bftd_core::{
     crypto::{Ed25519, Ed25519Signer, Signer},
     ids::{Epoch, Index},

@@ -75,10 +75,17 @@ impl LogReader {
         max_blocks: usize,
         max_bytes: usize,
     ) -> Result<Option<Run>, StoreError> {
-        let snapshot = Snapshot::of(&self.database)?;
+        let mut snapshot = Snapshot::of(&self.database)?;
+        if snapshot.committed <= after {
+            if let Some(run) = self.recent.run(after, max_blocks, max_bytes) {
+                return Ok(Some(run));
+            }
+            // The database may have taken it up between the two looks.
+            snapshot = Snapshot::of(&self.database)?;
+        }
         let Some(mut blocks) = snapshot.encoded(after.next(), snapshot.committed, max_blocks, max_bytes)?
         else {
-            return Ok(self.recent.run(after, max_blocks, max_bytes));
+            return Ok(None);
         };
         let last = after.0 + blocks.len() as u64;
         let mut certificates = snapshot.transaction.open_table(CERTIFICATES)?.range(after.0 + 1..=last)?;
