@@ -74,6 +74,11 @@ pub enum OffenceKind {
     ForgottenLock,
 }
 
+impl OffenceKind {
+    /// How many there are.
+    pub const COUNT: usize = 4;
+}
+
 impl fmt::Display for OffenceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -24,13 +24,14 @@ pub const POOLED_BATCHES: usize = 2 * OWN_BATCHES;
 /// How many blocks, and how many bytes of them, one answer to a fetch carries (always at least one block).
 pub const FETCH_BLOCKS: usize = 64;
 /// See [`FETCH_BLOCKS`].
-pub const FETCH_BYTES: usize = 8 << 20;
+pub const FETCH_BYTES: usize = 1 << 20;
 /// How many blocks above the committed index a fetch may add before it is given up.
 pub const MAX_FETCHED: usize = 512;
 /// How many reads wait for one quorum round. More are refused as busy by the daemon.
 pub const WAITING_READS: usize = 65_536;
-/// How many proofs of misbehaviour are kept for each member: enough to be sure, and no more than a liar can be made to cost.
-pub const MAX_EVIDENCE: usize = 8;
+/// How many proofs of misbehaviour are kept of each kind for each member: enough to be sure, and no more than a liar can be
+/// made to cost.
+pub const MAX_EVIDENCE: usize = 4;
 /// How many of the leaders' newest proposals are remembered, to compare with others.
 pub const WATCHED_PROPOSALS: usize = 64;
 /// A proof is shown again after so many [`Timing::resend_us`], one proof at a time.

@@ -5,9 +5,10 @@
 //! - Each member's highest Commit vote and newest TermVote, over all terms: a TermVote that reports less is a proof.
 //! - The leaders' newest proposals, of whatever term. Where a certificate names another block than the proposal that came
 //!   here, the leader has shown different blocks to different members: the proposal is passed to all, and whoever has got
-//!   the other one has the proof.
+//!   the other one has the proof. Who suspects a leader shows its first proposal that is not committed, in case that no
+//!   block of the index was ever certified.
 //!
-//! A proof is kept ([`MAX_EVIDENCE`] a member, one an offence), persisted, passed on once to all, and shown again from time to
+//! A proof is kept ([`MAX_EVIDENCE`] a member and kind, one an offence), persisted, passed on once to all, and shown again from time to
 //! time, one after the other, to members that were away. Nothing is decided by it but one thing: the current term's leader,
 //! proved to have signed two headers, is suspected for good (`term.rs`).
 
@@ -40,7 +41,7 @@ pub(super) struct Watch {
     term_votes: BTreeMap<MemberId, TermVote>,
     /// The first that came for each place. The newest [`WATCHED_PROPOSALS`].
     proposals: BTreeMap<(Term, Index), Watched>,
-    /// At most [`MAX_EVIDENCE`] a member.
+    /// At most [`MAX_EVIDENCE`] a member and kind.
     found: BTreeMap<Offence, Evidence>,
     /// The last one shown again, and when.
     shown: Option<Offence>,
@@ -72,8 +73,20 @@ impl Watch {
 
     /// Whether a proof says something new, and there is room for it.
     fn is_news(&self, offence: Offence) -> bool {
-        let of_accused = self.found.keys().filter(|known| known.accused == offence.accused);
-        !self.found.contains_key(&offence) && of_accused.count() < MAX_EVIDENCE
+        let is_alike = |known: &&Offence| (known.accused, known.kind) == (offence.accused, offence.kind);
+        !self.found.contains_key(&offence) && self.found.keys().filter(is_alike).count() < MAX_EVIDENCE
+    }
+
+    /// The lowest proposal of a term above an index.
+    fn lowest_proposal(&self, term: Term, above: Index) -> Option<&Proposal> {
+        let of_term = (term, above.next())..=(term, Index(u64::MAX));
+        self.proposals.range(of_term).next().map(|(_, watched)| &watched.proposal)
+    }
+
+    /// A proof that the leader of a term has signed two headers for one index.
+    fn proof_against_leader(&self, term: Term) -> Option<&Evidence> {
+        let is_one = |offence: &Offence| offence.kind == OffenceKind::DoubleProposal && offence.term == term;
+        self.found.iter().find(|(offence, _)| is_one(offence)).map(|(_, proof)| proof)
     }
 
     /// The one to show after the last one shown.
@@ -94,11 +107,25 @@ impl Replica {
     /// What was durable at the start.
     pub(super) fn recall_evidence(&mut self, evidence: impl IntoIterator<Item = Evidence>) {
         for proof in evidence {
-            let offence = proof.offence(self.members());
-            if offence.kind == OffenceKind::DoubleProposal {
-                self.prove_leader(offence.term, &proof);
-            }
-            self.watch.found.insert(offence, proof);
+            self.watch.found.insert(proof.offence(self.members()), proof);
+        }
+        self.recall_proof();
+    }
+
+    /// The leader of the current term may have been proved to lie before the term was entered.
+    pub(super) fn recall_proof(&mut self) {
+        let term = self.safety.term();
+        if let Some(proof) = self.watch.proof_against_leader(term).cloned() {
+            self.prove_leader(term, &proof);
+        }
+    }
+
+    /// The suspected leader's first proposal that is not committed, for those who have got another one.
+    pub(super) fn show_proposal(&mut self) {
+        let (term, above) = (self.safety.term(), self.tree.committed());
+        if let Some(proposal) = self.watch.lowest_proposal(term, above) {
+            let proposal = Box::new(proposal.clone());
+            self.send(To::Others, Message::Proposal(proposal));
         }
     }
 

@@ -9,12 +9,13 @@
 //! one other after another, a time-out apart.
 //!
 //! Whoever does not answer within a resend period, or answers with something else, is passed over for the next
-//! member, who begins anew: a liar costs time, never correctness.
+//! member, who begins anew: a liar costs time, never correctness. Each one passed over makes the patience with the next one
+//! longer, and what comes late is taken if it proves itself: so a thin link makes catching up slow, not endless.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Replica,
+    Replica, Setup,
     io::{Halt, Output, Report, To},
     normal::Ignore,
     tree::BlockTree,
@@ -25,7 +26,7 @@ use crate::{
     crypto::Digest,
     durable::Record,
     ids::{Index, MemberId},
-    limits::{FETCH_BLOCKS, FETCH_BYTES, MAX_FETCHED},
+    limits::{FETCH_BLOCKS, FETCH_BYTES, MAX_FETCHED, Timing},
     message::{Blocks, FetchAncestors, FetchCommitted, Message},
 };
 
@@ -33,12 +34,18 @@ use crate::{
 /// rank are.
 const WANTS_PER_MEMBER: usize = 2;
 
+/// How often the patience doubles, at most: to 16 resend periods an answer.
+const MAX_DOUBLINGS: u32 = 4;
+
+/// Within how many answers' time a member must have brought something whole. Else it drips.
+const ANSWERS: u64 = 8;
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fetcher {
     wants: BTreeMap<Digest, Want>,
     behind: Option<Behind>,
-    /// Who was shown the newest Commit certificate last, unasked.
-    shown: Option<Asked>,
+    /// Who was shown the newest Commit certificate last, unasked, and when.
+    shown: Option<(MemberId, u64)>,
 }
 
 /// A certified block that is not here.
@@ -59,10 +66,40 @@ struct Behind {
     asked: Asked,
 }
 
+/// Who is asked for something.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     member: MemberId,
+    /// When it was asked last; 0 when its answer is here, and it is to be asked on.
     at_us: u64,
+    /// When it was asked first, since it brought something whole; 0 before.
+    since_us: u64,
+    /// How many members in a row were passed over.
+    passed: u32,
+}
+
+impl Asked {
+    /// Is to be asked at once.
+    fn first(member: MemberId) -> Self {
+        Self { member, at_us: 0, since_us: 0, passed: 0 }
+    }
+
+    /// Has brought a part, and is to be asked for the next one.
+    fn on(self, member: MemberId) -> Self {
+        let since_us = if member == self.member { self.since_us } else { 0 };
+        Self { member, at_us: 0, since_us, ..self }
+    }
+
+    fn patience_us(&self, timing: &Timing) -> u64 {
+        timing.resend_us << self.passed.min(MAX_DOUBLINGS)
+    }
+
+    /// Whether it has had its time.
+    fn is_over(&self, timing: &Timing, now_us: u64) -> bool {
+        let patience_us = self.patience_us(timing);
+        self.at_us != 0 && self.at_us + patience_us <= now_us
+            || self.since_us != 0 && self.since_us + ANSWERS * patience_us <= now_us
+    }
 }
 
 impl Want {
@@ -102,7 +139,7 @@ impl Replica {
 
     /// A valid certificate covers a block that is not here: asks for it, first of all where the certificate came from.
     pub(super) fn fetch(&mut self, from: MemberId, certificate: &Arc<Certificate>) {
-        let asked = Asked { member: from, at_us: 0 };
+        let asked = Asked::first(from);
         if certificate.is_commit() {
             let newer = |behind: &Behind| behind.certificate.rank() < certificate.rank();
             match &mut self.fetcher.behind {
@@ -134,24 +171,25 @@ impl Replica {
     /// Asks for everything that nobody has been asked for yet, and somebody else for what did not come.
     pub(super) fn fetch_on(&mut self) {
         self.take_whole_chains();
-        let now_us = self.now_us();
-        let due = |asked: &Asked| asked.at_us == 0 || asked.at_us + self.setup.timing.resend_us <= now_us;
         let above = self.tree.committed();
         let mut questions = Vec::new();
-        for want in self.fetcher.wants.values_mut().filter(|want| due(&want.asked)) {
-            want.asked = next_asked(&self.setup, want.asked, now_us);
-            let digest = want.missing();
-            let question = Message::FetchAncestors(FetchAncestors { digest, above });
-            questions.push((want.asked.member, question));
-        }
-        if let Some(behind) = self.fetcher.behind.as_mut().filter(|behind| due(&behind.asked)) {
-            if behind.asked.at_us != 0 {
-                // It has not brought the end of its run: what it brought may be its own invention.
-                behind.chain.clear();
+        for want in self.fetcher.wants.values_mut() {
+            if ask(&mut want.asked, &self.setup, self.now.monotonic_us) {
+                let digest = want.missing();
+                let question = Message::FetchAncestors(FetchAncestors { digest, above });
+                questions.push((want.asked.member, question));
             }
-            behind.asked = next_asked(&self.setup, behind.asked, now_us);
-            let after = behind.chain.last().map_or(above, |block| block.header().index);
-            questions.push((behind.asked.member, Message::FetchCommitted(FetchCommitted { after })));
+        }
+        if let Some(behind) = &mut self.fetcher.behind {
+            let before = behind.asked.member;
+            if ask(&mut behind.asked, &self.setup, self.now.monotonic_us) {
+                if behind.asked.member != before {
+                    // It has not brought the end of its run: what it brought may be its own invention.
+                    behind.chain.clear();
+                }
+                let after = behind.chain.last().map_or(above, |block| block.header().index);
+                questions.push((behind.asked.member, Message::FetchCommitted(FetchCommitted { after })));
+            }
         }
         for (member, question) in questions {
             self.send(To::Member(member), question);
@@ -166,12 +204,13 @@ impl Replica {
     /// Shows the next member in turn how far the chain is committed, when it is time.
     fn show_committed(&mut self) {
         let now_us = self.now_us();
-        let shown = self.fetcher.shown.get_or_insert(Asked { member: self.setup.me, at_us: now_us });
-        if now_us < shown.at_us + self.setup.timing.timeout_us {
+        let me = self.me();
+        let (last, at_us) = self.fetcher.shown.get_or_insert((me, now_us));
+        if now_us < *at_us + self.setup.timing.timeout_us {
             return;
         }
-        *shown = next_asked(&self.setup, *shown, now_us);
-        let to = shown.member;
+        (*last, *at_us) = (next_member(&self.setup, *last), now_us);
+        let to = *last;
         if let Some(certificate) = self.committed.clone()
             && to != self.me()
         {
@@ -248,7 +287,7 @@ impl Replica {
         } else if want.chain.len() > MAX_FETCHED {
             self.fetcher.wants.remove(&certified);
         } else {
-            want.asked = Asked { member: from, at_us: 0 };
+            want.asked = want.asked.on(from);
             self.fetch_on();
         }
     }
@@ -274,44 +313,39 @@ impl Replica {
         }
     }
 
-    /// Blocks in rising order, the last one of a run with its Commit certificate.
+    /// Blocks in rising order, the last one of a run with its Commit certificate. Who is asked may bring a run in parts; a
+    /// whole one is taken from anybody, as it proves itself.
     fn take_committed(&mut self, from: MemberId, blocks: &Blocks) {
         let root = self.tree.root();
         let Some(behind) = &mut self.fetcher.behind else { return };
-        if from != behind.asked.member {
-            self.report(Report::Ignored(from, "Blocks", Ignore::NotAskedFor));
-            return;
-        }
-        let before = behind.chain.len();
-        for block in &blocks.blocks {
-            let (index, parent) = behind
-                .chain
-                .last()
-                .map_or((root.index, root.digest), |last| (last.header().index, last.digest()));
+        let is_asked = from == behind.asked.member;
+        let mut chain = if is_asked { std::mem::take(&mut behind.chain) } else { Vec::new() };
+        let before = chain.len();
+        for block in blocks.blocks.iter().filter(|block| block.header().index > root.index) {
+            let (index, parent) =
+                chain.last().map_or((root.index, root.digest), |last| (last.header().index, last.digest()));
             if block.header().index != index.next() || block.header().parent != parent {
                 break;
             }
-            behind.chain.push(Arc::clone(block));
+            chain.push(Arc::clone(block));
         }
-        let Some(certificate) = &blocks.certificate else {
-            if behind.chain.len() == before || behind.chain.len() > MAX_FETCHED {
-                // Nothing of use: when its time is over the next member is asked.
-                behind.chain.clear();
+        if let Some(certificate) = &blocks.certificate {
+            let certified = certificate.block().digest;
+            if let Some(at) = chain.iter().position(|block| block.digest() == certified) {
+                behind.asked = Asked::first(from);
+                self.take_chain(chain.iter().take(at + 1));
+                self.on_certificate(from, certificate);
             } else {
-                behind.asked = Asked { member: from, at_us: 0 };
-                self.fetch_on();
+                self.report(Report::Ignored(from, "Blocks", Ignore::NoSuchBlock));
             }
-            return;
-        };
-        let certified = certificate.block().digest;
-        let chain = std::mem::take(&mut behind.chain);
-        if let Some(at) = chain.iter().position(|block| block.digest() == certified) {
-            behind.asked = Asked { member: from, at_us: 0 };
-            self.take_chain(chain.iter().take(at + 1));
-            self.on_certificate(from, certificate);
-        } else {
-            self.report(Report::Ignored(from, "Blocks", Ignore::NoSuchBlock));
+        } else if !is_asked {
+            self.report(Report::Ignored(from, "Blocks", Ignore::NotAskedFor));
+        } else if chain.len() > before && chain.len() <= MAX_FETCHED {
+            behind.chain = chain;
+            behind.asked = behind.asked.on(from);
+            self.fetch_on();
         }
+        // Else it is of no use: when its time is over the next member is asked.
     }
 
     // The server's side.
@@ -346,13 +380,25 @@ impl Replica {
     }
 }
 
-/// Whom to ask now: the one named, if it was not asked yet, else the next member in turn.
-fn next_asked(setup: &super::Setup, asked: Asked, now_us: u64) -> Asked {
-    let mut member = asked.member;
-    if asked.at_us != 0 || member == setup.me {
-        let ids: Vec<_> = setup.members.ids().filter(|id| *id != setup.me).collect();
-        let next = ids.iter().find(|id| **id > member).or(ids.first());
-        member = next.copied().unwrap_or(member);
+/// Whether somebody is to be asked now, and who: the one named, or when its time is over the next member.
+fn ask(asked: &mut Asked, setup: &Setup, now_us: u64) -> bool {
+    let is_over = asked.is_over(&setup.timing, now_us);
+    if asked.at_us != 0 && !is_over {
+        return false;
     }
-    Asked { member, at_us: now_us.max(1) }
+    if is_over || asked.member == setup.me {
+        let passed = asked.passed.saturating_add(u32::from(is_over));
+        *asked = Asked { passed, ..Asked::first(next_member(setup, asked.member)) };
+    }
+    asked.at_us = now_us.max(1);
+    if asked.since_us == 0 {
+        asked.since_us = asked.at_us;
+    }
+    true
+}
+
+/// The next other member in turn.
+fn next_member(setup: &Setup, after: MemberId) -> MemberId {
+    let others = || setup.members.ids().filter(|id| *id != setup.me);
+    others().find(|id| *id > after).or_else(|| others().next()).unwrap_or(after)
 }

@@ -2,6 +2,7 @@
 
 use super::Replica;
 use crate::{
+    evidence::OffenceKind,
     ids::Index,
     limits::{
         MAX_EVIDENCE, MAX_FETCHED, OWN_BATCHES, POOLED_BATCHES, REMEMBERED_STATES, WAITING_READS,
@@ -68,7 +69,7 @@ impl Replica {
             ("fetched blocks", self.fetcher.len(), (2 * n + 1) * (MAX_FETCHED + crate::limits::FETCH_BLOCKS)),
             ("waiting reads", self.reads.len(), WAITING_READS),
             ("watched statements", self.watch.len(), (3 * span + 2) * n + WATCHED_PROPOSALS),
-            ("evidence", self.evidence().count(), MAX_EVIDENCE * n),
+            ("evidence", self.evidence().count(), OffenceKind::COUNT * MAX_EVIDENCE * n),
         ];
         for (what, count, bound) in bounds {
             if count > bound {

@@ -255,6 +255,7 @@ impl Replica {
             let after = self.persisted;
             self.send_after(To::Others, Message::Evidence(proof), after);
         }
+        self.show_proposal();
         let me = self.me();
         self.on_suspect(me, &suspect);
     }
@@ -326,6 +327,7 @@ impl Replica {
         let record = self.persist(Record::Term(Arc::clone(&entered)));
         self.term.enter(self.now.monotonic_us, record);
         self.watch.enter_term();
+        self.recall_proof();
         self.report(Report::EnteredTerm(term));
         self.repeat_term_vote();
         self.pass_on_batches();

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod evidence;
+mod fetching;
 mod liars;
 
 use std::{
@@ -11,13 +13,17 @@ use std::{
 
 use super::*;
 use crate::{
-    block::Request,
+    ballot::{Ballot, BallotKind, Vote},
+    block::{Block, Header, Proposal, Request},
     crypto::{Ed25519, Ed25519Signer},
-    ids::{BatchNumber, Incarnation},
+    ids::{BatchNumber, Epoch, Incarnation},
     membership::{Genesis, Member},
+    message::Append,
     protocol::Protocol,
     verify::Verifier,
 };
+
+const TICK_MS: u64 = 50;
 
 struct Cluster {
     members: Arc<Membership>,
@@ -31,13 +37,17 @@ struct Cluster {
 struct Node {
     replica: Option<Replica>,
     durable: Durable,
-    executed: Vec<(BlockRef, Arc<crate::block::Block>)>,
+    executed: Vec<(BlockRef, Arc<Block>)>,
     readable: Vec<ReadTicket>,
-    log: Vec<(Arc<crate::block::Block>, Option<Arc<Certificate>>)>,
+    log: Vec<(Arc<Block>, Option<Arc<Certificate>>)>,
 }
 
 fn id(n: u8) -> MemberId {
     MemberId(n)
+}
+
+fn key(n: u8) -> Ed25519Signer {
+    Ed25519Signer::from_seed(&[n; 32])
 }
 
 /// A stand-in for the state machine: the digest of the chain so far.
@@ -51,7 +61,7 @@ impl Cluster {
             .map(|i| Member {
                 id: id(i),
                 name: format!("node{i}"),
-                key: Ed25519Signer::from_seed(&[i; 32]).public_key(),
+                key: key(i).public_key(),
                 address: "127.0.0.1:1".parse().unwrap(),
             })
             .collect();
@@ -86,7 +96,7 @@ impl Cluster {
         let setup = Setup {
             me: id(n),
             members: Arc::clone(&self.members),
-            signer: Arc::new(Ed25519Signer::from_seed(&[n; 32])),
+            signer: Arc::new(key(n)),
             timing: Timing::default(),
         };
         let states = vec![(root.index, state_after(&root))];
@@ -175,23 +185,37 @@ impl Cluster {
 
     /// Delivers everything that is on the wire, and what follows from it.
     fn settle(&mut self) {
+        self.settle_through(|_, _, message| Some(message));
+    }
+
+    /// The same, on a network that alters and drops.
+    fn settle_through(&mut self, mut pass: impl FnMut(u8, u8, Message) -> Option<Message>) {
         while let Some((from, to, bytes)) = self.wire.pop_front() {
             if self.cut.contains(&(from, to)) {
                 continue;
             }
-            let message = Message::decode(&bytes).unwrap();
-            let message = self.verifier.verify(message).unwrap();
-            self.step(to, Input::Message(from, message));
+            if let Some(message) = pass(from.0, to.0, Message::decode(&bytes).unwrap()) {
+                self.hear(from.0, to.0, message);
+            }
+        }
+    }
+
+    fn hear(&mut self, from: u8, to: u8, message: Message) {
+        let message = self.verifier.verify(message).unwrap();
+        self.step(id(to), Input::Message(id(from), message));
+    }
+
+    fn tick(&mut self) {
+        self.now.monotonic_us += TICK_MS * 1000;
+        self.now.unix_ms += TICK_MS;
+        for member in self.members.ids().collect::<Vec<_>>() {
+            self.step(member, Input::Tick);
         }
     }
 
     fn run(&mut self, ms: u64) {
-        for _ in 0..ms / 50 {
-            self.now.monotonic_us += 50_000;
-            self.now.unix_ms += 50;
-            for member in self.members.ids().collect::<Vec<_>>() {
-                self.step(member, Input::Tick);
-            }
+        for _ in 0..ms / TICK_MS {
+            self.tick();
             self.settle();
         }
     }
@@ -208,6 +232,31 @@ impl Cluster {
             .flat_map(|batch| batch.requests.clone())
             .map(|request| String::from_utf8(request.to_vec()).unwrap())
             .collect()
+    }
+
+    /// The newest block that a member has executed.
+    fn newest(&self, n: u8) -> Arc<Block> {
+        Arc::clone(&self.nodes[&id(n)].executed.last().unwrap().1)
+    }
+
+    /// Members 1, 2 and 3 agree on a block.
+    fn certificate(&self, kind: BallotKind, block: BlockRef) -> Arc<Certificate> {
+        let ballot = Ballot { kind, epoch: Epoch(0), block };
+        let votes = [1, 2, 3].map(|n| Vote::sign(self.members.cluster(), ballot, id(n), &key(n)));
+        Arc::new(Certificate::gather(&self.members, ballot, &votes).unwrap())
+    }
+
+    /// An empty block on another one.
+    fn child_of(parent: &Header, time_ms: u64) -> Header {
+        let batches = Block::batches_digest(&[]);
+        Header { index: parent.index.next(), parent: parent.digest(), time_ms, batches, ..parent.clone() }
+    }
+
+    /// What the leader of term 0 may say.
+    fn append(header: Header) -> Message {
+        let signature = key(1).sign(&Proposal::signed_bytes(&header));
+        let block = Arc::new(Block::new(header, vec![]));
+        Message::Append(Append { block, signature, certificates: Certificates::default() })
     }
 
     fn status(&self, n: u8) -> Status {
@@ -386,70 +435,17 @@ fn a_late_batch_whose_origin_dies_reaches_the_leader() {
     }
 }
 
-/// Found by the simulator: the rest of a chain that was being fetched committed on another way, and the last answer
-/// was taken for a proof that more than f members lie.
-#[test]
-fn a_chain_that_commits_while_it_is_fetched_is_no_conflict() {
-    let mut cluster = Cluster::new(4);
-    cluster.isolate(4);
-    for text in ["w", "x", "y", "z"] {
-        cluster.submit(1, text);
-        cluster.settle();
-    }
-    let blocks: Vec<_> = cluster.nodes[&id(1)].executed.iter().map(|(_, block)| Arc::clone(block)).collect();
-    let [_, second, third, fourth, fifth] = &blocks[..] else { panic!("five blocks, not {}", blocks.len()) };
-    let certificate = |kind, block: &crate::block::Block| {
-        let epoch = crate::ids::Epoch(0);
-        let ballot = crate::ballot::Ballot { kind, epoch, block: block.reference() };
-        let votes = [1, 2, 3].map(|n| {
-            let signer = Ed25519Signer::from_seed(&[n; 32]);
-            crate::ballot::Vote::sign(cluster.members.cluster(), ballot, id(n), &signer)
-        });
-        Arc::new(Certificate::gather(&cluster.members, ballot, &votes).unwrap())
-    };
-    let prepared = [fourth, fifth].map(|block| certificate(crate::ballot::BallotKind::Prepare, block));
-    let committed = certificate(crate::ballot::BallotKind::Commit, third);
-    let mut hear = |message| {
-        let message = cluster.verifier.verify(message).unwrap();
-        cluster.step(id(4), Input::Message(id(1), message));
-        cluster.wire.clear();
-    };
-    let some = |blocks: &[&Arc<crate::block::Block>]| {
-        let blocks = blocks.iter().map(|block| Arc::clone(block)).collect();
-        Message::Blocks(crate::message::Blocks { blocks, certificate: None })
-    };
-    // Both chains lack the second block; the first answer with it completes one of them.
-    for certificate in prepared {
-        hear(Message::Certificate(certificate));
-    }
-    hear(some(&[fourth, third]));
-    hear(some(&[fifth, fourth, third]));
-    hear(some(&[second]));
-    hear(Message::Certificate(committed));
-    hear(some(&[second]));
-    assert_eq!(cluster.status(4).committed, third.reference());
-    assert_eq!(cluster.status(4).prepared, fifth.header().index);
-}
-
 #[test]
 fn many_terms_without_a_commit_do_not_close_the_window() {
     let mut cluster = Cluster::new(4);
     // Every term prepares its first block on the one before; no Commit vote arrives for as long as 25 terms.
     cluster.submit(2, "x");
     for _ in 0..10_000 {
-        cluster.now.monotonic_us += 50_000;
-        cluster.now.unix_ms += 50;
-        for n in 1..=4 {
-            cluster.step(id(n), Input::Tick);
-        }
-        while let Some((from, to, bytes)) = cluster.wire.pop_front() {
-            let message = Message::decode(&bytes).unwrap();
-            let is_commit = matches!(&message, Message::Vote(vote) if vote.ballot.kind == crate::ballot::BallotKind::Commit);
-            if !is_commit {
-                let message = cluster.verifier.verify(message).unwrap();
-                cluster.step(to, Input::Message(from, message));
-            }
-        }
+        cluster.tick();
+        cluster.settle_through(|_, _, message| match &message {
+            Message::Vote(vote) if vote.ballot.kind == BallotKind::Commit => None,
+            _ => Some(message),
+        });
         if cluster.status(1).term > Term(25) {
             break;
         }
@@ -484,20 +480,11 @@ fn a_censoring_leader_is_replaced() {
     for _ in 0..60 {
         cluster.submit(3, "other");
         for _ in 0..4 {
-            cluster.now.monotonic_us += 50_000;
-            cluster.now.unix_ms += 50;
-            for n in 1..=4 {
-                cluster.step(id(n), Input::Tick);
-            }
-            while let Some((from, to, bytes)) = cluster.wire.pop_front() {
-                let message = Message::decode(&bytes).unwrap();
-                let is_censored = matches!(&message, Message::Batch(batch) if batch.origin == id(2));
-                if to == id(1) && is_censored {
-                    continue;
-                }
-                let message = cluster.verifier.verify(message).unwrap();
-                cluster.step(to, Input::Message(from, message));
-            }
+            cluster.tick();
+            cluster.settle_through(|_, to, message| match &message {
+                Message::Batch(batch) if to == 1 && batch.origin == id(2) => None,
+                _ => Some(message),
+            });
         }
         committed_meanwhile = cluster.requests(3).len();
     }
@@ -524,172 +511,4 @@ fn an_outrun_origin_goes_above_what_the_chain_shows() {
     let batch = cluster.nodes[&id(1)].executed.iter().flat_map(|(_, b)| b.batches()).last().unwrap();
     assert!(batch.incarnation > Incarnation(1));
     assert_eq!(batch.number, BatchNumber(1));
-}
-
-fn prepare_vote(cluster: &Cluster, n: u8, term: u64, index: u64, digest: u8) -> Message {
-    let block = BlockRef { term: Term(term), index: Index(index), digest: Digest([digest; 32]) };
-    let ballot = crate::ballot::Ballot {
-        kind: crate::ballot::BallotKind::Prepare,
-        epoch: crate::ids::Epoch(0),
-        block,
-    };
-    let signer = Ed25519Signer::from_seed(&[n; 32]);
-    Message::Vote(crate::ballot::Vote::sign(cluster.members.cluster(), ballot, id(n), &signer))
-}
-
-impl Cluster {
-    fn hear(&mut self, from: u8, to: u8, message: Message) {
-        let message = self.verifier.verify(message).unwrap();
-        self.step(id(to), Input::Message(id(from), message));
-    }
-
-    fn accused(&self, n: u8) -> Vec<(u8, u64)> {
-        let replica = self.nodes[&id(n)].replica.as_ref().unwrap();
-        let offences = replica.evidence().map(|evidence| evidence.offence(&self.members));
-        offences.map(|offence| (offence.accused.0, offence.index.0)).collect()
-    }
-}
-
-#[test]
-fn a_proof_reaches_everybody_and_is_kept_over_restarts() {
-    let mut cluster = Cluster::new(4);
-    cluster.isolate(4);
-    // The leader alone sees both votes, on a block that may come.
-    for digest in [7, 8] {
-        let vote = prepare_vote(&cluster, 2, 0, 5, digest);
-        cluster.hear(2, 1, vote);
-    }
-    cluster.settle();
-    for n in [1, 2, 3] {
-        assert_eq!(cluster.accused(n), [(2, 5)], "at node {n}");
-    }
-    assert_eq!(cluster.accused(4), [], "it is cut off");
-    // A double vote costs its signer its word, not the leader its term.
-    cluster.submit(3, "x");
-    cluster.settle();
-    assert_eq!(cluster.requests(1), ["x"]);
-    cluster.crash(1);
-    cluster.start(1);
-    assert_eq!(cluster.accused(1), [(2, 5)]);
-    cluster.heal();
-    cluster.run(20_000);
-    assert_eq!(cluster.accused(4), [(2, 5)], "proofs are shown again to those who were away");
-}
-
-#[test]
-fn proofs_against_one_member_are_few() {
-    let mut cluster = Cluster::new(4);
-    for index in 2..=30 {
-        for digest in [7, 8, 9] {
-            let vote = prepare_vote(&cluster, 2, 0, index, digest);
-            cluster.hear(2, 1, vote);
-        }
-    }
-    let other = [7, 8].map(|digest| prepare_vote(&cluster, 3, 0, 4, digest));
-    for vote in other {
-        cluster.hear(3, 1, vote);
-    }
-    cluster.settle();
-    let accused = cluster.accused(4);
-    assert_eq!(accused.iter().filter(|(accused, _)| *accused == 2).count(), crate::limits::MAX_EVIDENCE);
-    assert!(accused.contains(&(3, 4)), "one liar leaves room for the proofs against another");
-}
-
-/// The leader shows one block to node 4 and another to the rest: nobody gets both, until what is certified contradicts what
-/// one of them holds.
-#[test]
-fn a_leader_that_shows_each_member_one_story_is_proved_to_lie() {
-    let mut cluster = Cluster::new(4);
-    cluster.isolate(4);
-    cluster.submit(1, "x");
-    cluster.settle();
-    let honest = Arc::clone(&cluster.nodes[&id(1)].executed.last().unwrap().1);
-    let mut header = honest.header().clone();
-    header.batches = crate::block::Block::batches_digest(&[]);
-    let forged = Arc::new(crate::block::Block::new(header, vec![]));
-    let signature =
-        Ed25519Signer::from_seed(&[1; 32]).sign(&crate::block::Proposal::signed_bytes(forged.header()));
-    let append = crate::message::Append { block: forged, signature, certificates: Certificates::default() };
-    cluster.hear(1, 4, Message::Append(append));
-    cluster.settle();
-    assert_eq!(cluster.accused(4), []);
-    cluster.heal();
-    cluster.run(3_000);
-    for n in 2..=4 {
-        assert_eq!(cluster.accused(n), [(1, honest.header().index.0)], "at node {n}");
-    }
-}
-
-/// Found by the simulator (`equivocator-kept`, mutate 3333): the only member that had the proof crashed, and trusted the
-/// leader again.
-#[test]
-fn a_proved_leader_is_suspected_after_a_restart_too() {
-    let mut cluster = Cluster::new(4);
-    cluster.isolate(2);
-    let newest = cluster.nodes[&id(1)].executed.last().unwrap().1.header().clone();
-    for time_ms in [newest.time_ms, newest.time_ms + 1] {
-        let header = crate::block::Header {
-            index: newest.index.next(),
-            parent: newest.digest(),
-            time_ms,
-            ..newest.clone()
-        };
-        let signature =
-            Ed25519Signer::from_seed(&[1; 32]).sign(&crate::block::Proposal::signed_bytes(&header));
-        let block = Arc::new(crate::block::Block::new(header, vec![]));
-        let append = crate::message::Append { block, signature, certificates: Certificates::default() };
-        cluster.hear(1, 2, Message::Append(append));
-    }
-    cluster.settle();
-    cluster.crash(2);
-    cluster.start(2);
-    assert_eq!(cluster.accused(2), [(1, newest.index.next().0)]);
-    cluster.heal();
-    cluster.run(2_000);
-    for n in 2..=4 {
-        assert_ne!(cluster.status(n).leader, id(1), "at node {n}");
-    }
-}
-
-#[test]
-fn a_forgotten_lock_is_proved() {
-    let mut cluster = Cluster::new(4);
-    cluster.submit(2, "x");
-    cluster.settle();
-    // Everybody has seen member 3's Commit votes, in certificates. It says that it has seen nothing.
-    let signer = Ed25519Signer::from_seed(&[3; 32]);
-    let vote = crate::ballot::TermVote::sign(
-        cluster.members.cluster(),
-        crate::ids::Epoch(0),
-        Term(1),
-        None,
-        id(3),
-        &signer,
-    );
-    let enter = crate::message::EnterTerm { vote, position: None, suspects: None };
-    cluster.hear(3, 2, Message::EnterTerm(Arc::new(enter)));
-    cluster.settle();
-    let certificates_of_3 = cluster.nodes[&id(2)]
-        .log
-        .iter()
-        .filter_map(|(_, certificate)| certificate.as_ref())
-        .any(|certificate| certificate.signatures.iter().any(|(signer, _)| *signer == id(3)));
-    let expected: &[(u8, u64)] = if certificates_of_3 { &[(3, 2)] } else { &[] };
-    assert!(certificates_of_3, "the quorum's fastest members are 1, 2 and 3 here");
-    assert_eq!(cluster.accused(1), expected);
-}
-
-#[test]
-fn a_vote_for_what_was_never_proposed_is_a_lie() {
-    let mut cluster = Cluster::new(4);
-    cluster.isolate(1);
-    cluster.submit(1, "x");
-    let vote = prepare_vote(&cluster, 2, 0, 2, 7);
-    let message = cluster.verifier.verify(vote).unwrap();
-    let now = cluster.now;
-    let replica = cluster.nodes.get_mut(&id(1)).unwrap().replica.as_mut().unwrap();
-    replica.step(now, Input::Message(id(2), message));
-    let lie = Output::Report(Report::Ignored(id(2), "Vote", Ignore::FalseVote));
-    assert!(replica.take_outputs().contains(&lie));
-    assert!(Ignore::FalseVote.is_lie() && !Ignore::PastTerm.is_lie());
 }

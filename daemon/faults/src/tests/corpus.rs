@@ -345,5 +345,6 @@ fn a_flood_of_signed_messages_is_not_kept() {
     }
     // The bounds of all that is kept are among the invariants.
     replica.check_invariants().unwrap();
-    assert!(replica.evidence().count() <= bftd_core::limits::MAX_EVIDENCE);
+    let most = bftd_core::evidence::OffenceKind::COUNT * bftd_core::limits::MAX_EVIDENCE;
+    assert!(replica.evidence().count() <= most);
 }

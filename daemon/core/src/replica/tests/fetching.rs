@@ -1,0 +1,196 @@
+//! Catching up, from members that lie, are slow or say nothing.
+
+use super::*;
+use crate::{block::Batch, crypto::Signature, message::Blocks};
+
+impl Cluster {
+    /// Node 4 lacks three committed blocks, and is told so by node 3.
+    fn one_behind() -> Self {
+        let mut cluster = Self::new(4);
+        cluster.isolate(4);
+        for text in ["x", "y", "z"] {
+            cluster.submit(1, text);
+            cluster.settle();
+        }
+        cluster.heal();
+        let certificate = cluster.certificate(BallotKind::Commit, cluster.newest(1).reference());
+        cluster.hear(3, 4, Message::Certificate(certificate));
+        cluster
+    }
+
+    /// Blocks that nobody has agreed on, after what node 4 has committed.
+    fn invented(&self, count: usize) -> Vec<Arc<Block>> {
+        let root = self.status(4).committed;
+        let template = self.newest(1).header().clone();
+        let first = Header { index: root.index.next(), parent: root.digest, ..template };
+        let first = Header { batches: Block::batches_digest(&[]), ..first };
+        let headers = std::iter::successors(Some(first), |last| Some(Self::child_of(last, last.time_ms)));
+        headers.take(count).map(|header| Arc::new(Block::new(header, vec![]))).collect()
+    }
+
+    /// Time passes for node 4 alone: nothing of the leader's is heard, so that only the fetch can help.
+    fn tick_4(&mut self) {
+        self.now.monotonic_us += TICK_MS * 1000;
+        self.step(id(4), Input::Tick);
+    }
+}
+
+fn part(blocks: &[Arc<Block>]) -> Message {
+    Message::Blocks(Blocks { blocks: blocks.to_vec(), certificate: None })
+}
+
+/// A sync peer invents blocks beyond what there is, and then says no more. Everybody was asked for what comes after them, and
+/// nobody had anything to answer.
+#[test]
+fn invented_blocks_do_not_keep_a_member_from_catching_up() {
+    let mut cluster = Cluster::one_behind();
+    cluster.crash(3);
+    let invented = cluster.invented(20);
+    cluster.hear(3, 4, part(&invented));
+    cluster.wire.clear();
+    for _ in 0..20 {
+        cluster.tick_4();
+        cluster.settle();
+    }
+    assert_eq!(cluster.requests(4), ["x", "y", "z"]);
+}
+
+/// A sync peer that answers at once, and never with anything of use, was asked again and again, and nobody else was.
+#[test]
+fn a_sync_peer_that_brings_nothing_is_passed_over() {
+    let mut cluster = Cluster::one_behind();
+    cluster.crash(3);
+    let useless = [cluster.newest(1)];
+    for _ in 0..40 {
+        cluster.tick_4();
+        // A block that extends nothing; the others answer as they are.
+        cluster.hear(3, 4, part(&useless));
+        cluster.settle();
+    }
+    assert_eq!(cluster.requests(4), ["x", "y", "z"]);
+}
+
+/// A sync peer that invents one block an answer kept a member busy for as many answers as a run may have blocks.
+#[test]
+fn a_sync_peer_that_drips_is_passed_over() {
+    let mut cluster = Cluster::one_behind();
+    let invented = cluster.invented(100);
+    let mut answers = invented.chunks(1).map(part);
+    for _ in 0..60 {
+        cluster.tick_4();
+        let mut is_asked = false;
+        cluster.settle_through(|_, to, message| match &message {
+            Message::FetchCommitted(_) if to == 3 => {
+                is_asked = true;
+                None
+            }
+            Message::Blocks(_) | Message::FetchCommitted(_) => Some(message),
+            _ => None,
+        });
+        if is_asked {
+            cluster.hear(3, 4, answers.next().unwrap());
+        }
+    }
+    assert_eq!(cluster.requests(4), ["x", "y", "z"]);
+}
+
+/// Every answer takes longer than a resend period. Each came when somebody else had been asked, and was thrown away.
+#[test]
+fn slow_answers_are_waited_for() {
+    // The second time it is node 1 alone that answers, and never while it is the one asked.
+    for (late_us, in_parts) in [(500_000, true), (7_000_000, false)] {
+        let mut cluster = Cluster::one_behind();
+        let mut under_way: VecDeque<(u64, u8, Message)> = VecDeque::new();
+        for _ in 0..200 {
+            cluster.tick_4();
+            let now_us = cluster.now.monotonic_us;
+            while let Some((_, from, message)) = under_way.pop_front_if(|(at_us, ..)| *at_us <= now_us) {
+                cluster.hear(from, 4, message);
+            }
+            cluster.settle_through(|from, to, message| match message {
+                Message::Blocks(mut answer) if to == 4 && (in_parts || from == 1) => {
+                    if in_parts && answer.blocks.len() > 1 {
+                        answer.blocks.truncate(1);
+                        answer.certificate = None;
+                    }
+                    under_way.push_back((now_us + late_us, from, Message::Blocks(answer)));
+                    None
+                }
+                Message::FetchCommitted(_) => Some(message),
+                _ => None,
+            });
+        }
+        assert_eq!(cluster.requests(4), ["x", "y", "z"], "{late_us} µs");
+    }
+}
+
+/// A leader's heartbeats came in time, its blocks and certificates did not: nobody told the member what it missed.
+#[test]
+fn a_member_that_the_leader_leaves_out_learns_what_is_committed() {
+    let mut cluster = Cluster::new(4);
+    cluster.submit(1, "x");
+    cluster.run(200);
+    assert_eq!(cluster.requests(4), ["x"]);
+    cluster.submit(1, "y");
+    for _ in 0..60 {
+        cluster.tick();
+        cluster.settle_through(|from, to, mut message| {
+            if (from, to) == (1, 4) {
+                let Message::Heartbeat(heartbeat) = &mut message else { return None };
+                heartbeat.certificates = Certificates::default();
+            }
+            Some(message)
+        });
+    }
+    assert_eq!(cluster.status(4).term, Term(0));
+    assert_eq!(cluster.requests(4), ["x", "y"]);
+}
+
+/// Batch signatures were not covered by the block's digest, and are not checked in fetched blocks.
+#[test]
+fn a_sync_peer_cannot_spoil_the_signatures_of_batches() {
+    let mut cluster = Cluster::new(4);
+    cluster.submit(1, "x");
+    cluster.settle();
+    let block = cluster.newest(1);
+    let mut batch = Batch::clone(&block.batches()[0]);
+    batch.signature = Signature([7; 64]);
+    let spoiled = Arc::new(Block::new(block.header().clone(), vec![Arc::new(batch)]));
+    let blocks = Blocks { blocks: vec![spoiled], certificate: None };
+    assert!(cluster.verifier.verify(Message::Blocks(blocks)).is_err());
+}
+
+/// Found by the simulator: the rest of a chain that was being fetched committed on another way, and the last answer
+/// was taken for a proof that more than f members lie.
+#[test]
+fn a_chain_that_commits_while_it_is_fetched_is_no_conflict() {
+    let mut cluster = Cluster::new(4);
+    cluster.isolate(4);
+    for text in ["w", "x", "y", "z"] {
+        cluster.submit(1, text);
+        cluster.settle();
+    }
+    let blocks: Vec<_> = cluster.nodes[&id(1)].executed.iter().map(|(_, block)| Arc::clone(block)).collect();
+    let [_, second, third, fourth, fifth] = &blocks[..] else { panic!("five blocks, not {}", blocks.len()) };
+    let prepared = [fourth, fifth].map(|block| cluster.certificate(BallotKind::Prepare, block.reference()));
+    let committed = cluster.certificate(BallotKind::Commit, third.reference());
+    let mut hear = |message| {
+        cluster.hear(1, 4, message);
+        cluster.wire.clear();
+    };
+    let some = |blocks: &[&Arc<Block>]| {
+        let blocks = blocks.iter().map(|block| Arc::clone(block)).collect();
+        Message::Blocks(Blocks { blocks, certificate: None })
+    };
+    // Both chains lack the second block; the first answer with it completes one of them.
+    for certificate in prepared {
+        hear(Message::Certificate(certificate));
+    }
+    hear(some(&[fourth, third]));
+    hear(some(&[fifth, fourth, third]));
+    hear(some(&[second]));
+    hear(Message::Certificate(committed));
+    hear(some(&[second]));
+    assert_eq!(cluster.status(4).committed, third.reference());
+    assert_eq!(cluster.status(4).prepared, fifth.header().index);
+}
