@@ -5,7 +5,7 @@
 //! peers ─▶ transport ─▶ Inbound (decode, verify) ─▶ driver ─▶ log, executor, transport
 //! ```
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bftd_core::{
     crypto::Ed25519,
@@ -42,6 +42,8 @@ use crate::{
 
 /// How many blocks are executed at once while catching up with the own log.
 const REPLAYED_AT_ONCE: usize = 64;
+/// How long a daemon whose replica has halted stays, so that what it has to say leaves.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Why a daemon can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -237,6 +239,9 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     };
     let driver = tokio::spawn(Driver::new(parts).run(event_receiver, internal_receiver, stop.clone()));
     let result = driver.await.map_err(|_| DriverError::ThreadEnded)?;
+    if matches!(result, Err(DriverError::Halted(_))) {
+        time::sleep(LAST_WORDS).await;
+    }
     telling.abort();
     serving.abort();
     if result.is_ok() {

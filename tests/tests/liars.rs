@@ -29,6 +29,9 @@ const KINDS: [&str; 12] = [
     "double-vote",
 ];
 
+/// Those that leave a proof: of a follower, and of a leader.
+const PROVED: [&[&str]; 2] = [&["malicious"], &["malicious", "equivocate"]];
+
 async fn inject(cluster: &Cluster, asked: u8, node: u8, fault: &str) {
     let change = FaultChange::Start { fault: fault.to_owned(), for_ms: None };
     cluster.client(asked).await.unwrap().inject(node, change, false).await.unwrap();
@@ -56,6 +59,14 @@ async fn accused(cluster: &Cluster, asked: u8) -> BTreeSet<u8> {
     proofs.into_iter().map(|proof| proof.accused).collect()
 }
 
+async fn wait_accused(cluster: &Cluster, asked: u8, liar: u8) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !accused(cluster, asked).await.contains(&liar) {
+        assert!(Instant::now() < deadline, "node {asked} has no proof against node {liar}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Every kind on one node after the other, each cleared before the next. `target` says who lies now.
 async fn all_kinds(n: u8, leads: bool) {
     let cluster = Cluster::start(n).await;
@@ -73,8 +84,13 @@ async fn all_kinds(n: u8, leads: bool) {
         let member = shown.members.iter().find(|member| member.id == target).unwrap();
         assert_eq!(member.faults, [kind], "the status of node {asked} names it at once");
         wait_progress(&load, 100, &format!("{kind} at node {target}, leader: {leads}")).await;
+        let led = shown.cluster.leader == target;
+        if PROVED[usize::from(leads)].contains(&kind) && led == leads {
+            wait_accused(&cluster, asked, target).await;
+        }
         let terms = cluster.status(asked).await.unwrap().cluster.term - term;
-        println!("{kind} at node {target}: {terms} term changes");
+        // One is what it takes; a slow machine may add some, a storm would not end.
+        assert!(terms <= 3, "{kind} at node {target}: {terms} term changes");
         clear(&cluster, asked, target).await;
         cluster.wait_healthy().await;
         wait_progress(&load, 20, &format!("after {kind}")).await;
@@ -105,19 +121,32 @@ async fn two_different_liars_of_seven_harm_nobody() {
     let load = Load::start(&cluster, 1);
     wait_progress(&load, 20, "before any fault").await;
     let leader = cluster.leader(1).await;
-    let (first, second, asked) = (leader, leader % 7 + 1, (leader + 1) % 7 + 1);
+    // The next leader is honest.
+    let (first, second, asked) = (leader, (leader + 1) % 7 + 1, (leader + 2) % 7 + 1);
     inject(&cluster, asked, first, "equivocate").await;
-    inject(&cluster, asked, second, "double-vote").await;
+    inject(&cluster, asked, second, "malicious").await;
     let third = FaultChange::Start { fault: "silent".into(), for_ms: None };
     let refused = cluster.client(asked).await.unwrap().inject(asked, third, false).await;
     assert!(matches!(refused, Err(Error::Failed(Failure::BeyondF { faulty: 3, f: 2 }))), "{refused:?}");
     wait_progress(&load, 200, "with two liars of seven").await;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !accused(&cluster, asked).await.contains(&first) {
+    // A slow machine may have moved the term before the leader lied: then whoever leads now does.
+    let (mut equivocating, mut liars) = (first, BTreeSet::from([first, second]));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !accused(&cluster, asked).await.contains(&equivocating) {
         assert!(Instant::now() < deadline, "the equivocating leader is proved to lie");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let leader = cluster.leader(asked).await;
+        if !liars.contains(&leader) && leader != asked {
+            let client = cluster.client(asked).await.unwrap();
+            client.inject(equivocating, FaultChange::Clear, false).await.unwrap();
+            inject(&cluster, asked, leader, "equivocate").await;
+            equivocating = leader;
+            liars.insert(leader);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    for node in [first, second] {
+    // A lying leader keeps quiet about false votes; the next one does not.
+    wait_accused(&cluster, asked, second).await;
+    for node in [equivocating, second] {
         let client = cluster.client(asked).await.unwrap();
         client.inject(node, FaultChange::Clear, false).await.unwrap();
     }
@@ -126,7 +155,7 @@ async fn two_different_liars_of_seven_harm_nobody() {
     cluster.wait_equal().await;
     assert_all_there(&cluster, &acknowledged).await;
     let accused = accused(&cluster, asked).await;
-    assert!(accused.is_subset(&BTreeSet::from([first, second])), "{accused:?}");
+    assert!(accused.is_subset(&liars), "{accused:?}, liars were {liars:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,11 +163,7 @@ async fn proofs_are_kept_over_a_restart() {
     let mut cluster = Cluster::start(4).await;
     let load = Load::start(&cluster, 1);
     inject(&cluster, 1, 3, "malicious").await;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while accused(&cluster, 2).await.is_empty() {
-        assert!(Instant::now() < deadline, "the liar is accused");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    wait_accused(&cluster, 2, 3).await;
     load.finish().await;
     let before = cluster.client(2).await.unwrap().evidence().await.unwrap();
     cluster.kill(2);
@@ -194,36 +219,26 @@ async fn a_cut_link_is_one_link_and_ends_by_itself() {
     cluster.wait_equal().await;
 }
 
+/// The leader and its ally make two stories final, one with each of the correct members. When these hear of each other's, they
+/// stop: there is no right answer any more.
 #[tokio::test(flavor = "multi_thread")]
-async fn beyond_f_correct_members_do_not_diverge() {
-    let cluster = Cluster::start(4).await;
+async fn beyond_f_correct_members_stop_and_say_why() {
+    let mut cluster = Cluster::start(4).await;
     let load = Load::start(&cluster, 1);
     wait_progress(&load, 20, "before any fault").await;
-    let client = cluster.client(4).await.unwrap();
-    for node in [1, 2] {
-        let change = FaultChange::Start { fault: "malicious".into(), for_ms: None };
-        client.inject(node, change, node == 2).await.unwrap();
-    }
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let digests = [3, 4].map(|id| {
-        let cluster = &cluster;
-        async move {
-            match cluster.status(id).await {
-                Ok(status) => Some((status.cluster.executed, status.cluster.state_digest)),
-                // It has stopped, and said why.
-                Err(_) => {
-                    let log = cluster.log(id);
-                    assert!(log.contains("more than f members are faulty"), "{log}");
-                    None
-                }
-            }
-        }
-    });
-    let [third, fourth] = digests;
-    if let (Some(third), Some(fourth)) = (third.await, fourth.await)
-        && third.0 == fourth.0
-    {
-        assert_eq!(third.1, fourth.1, "two correct members have two states at one index");
+    let leader = cluster.leader(1).await;
+    let mut others = (1..=4).filter(|id| *id != leader);
+    let (ally, deceived, other) = (others.next().unwrap(), others.next().unwrap(), others.next().unwrap());
+    inject(&cluster, other, ally, "double-vote").await;
+    let divide = FaultChange::Start { fault: "divide".into(), for_ms: None };
+    let client = cluster.client(other).await.unwrap();
+    let refused = client.inject(leader, divide.clone(), false).await;
+    assert!(matches!(refused, Err(Error::Failed(Failure::BeyondF { faulty: 2, f: 1 }))), "{refused:?}");
+    client.inject(leader, divide, true).await.unwrap();
+    for id in [deceived, other] {
+        assert_eq!(cluster.wait_exit(id), Some(1), "node {id} has failed");
+        let log = cluster.log(id);
+        assert!(log.contains("more than f members are faulty"), "{log}");
     }
     load.finish().await;
 }

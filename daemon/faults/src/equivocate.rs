@@ -24,16 +24,29 @@ pub(crate) struct Equivocate {
     deceived: Vec<MemberId>,
     /// Who is shown certificates of forged blocks.
     shown: Vec<MemberId>,
-    /// Whether it lets the deceived see the true story, too, a little later.
-    is_careless: bool,
+    /// Whether it lets the deceived see the true story, too, and how much later. Microseconds.
+    true_after_us: Option<u64>,
     chain: ForgedChain,
 }
 
 impl Equivocate {
     pub fn new(liar: Liar, mut chance: Chance) -> Self {
         let (deceived, shown) = (chance.some(&liar), chance.some(&liar));
-        let is_careless = chance.one_in(4);
-        Self { liar, deceived, shown, is_careless, chain: ForgedChain::default() }
+        let true_after_us = chance.one_in(4).then_some(3_000);
+        Self { liar, deceived, shown, true_after_us, chain: ForgedChain::default() }
+    }
+
+    /// The first half of the others is deceived, sees the forged certificates, and the true story a little later: enough for
+    /// an ally to vote for both.
+    pub fn dividing(liar: Liar) -> Self {
+        let deceived: Vec<_> = liar.others().take(liar.members.n() / 2).collect();
+        Self {
+            shown: deceived.clone(),
+            deceived,
+            true_after_us: Some(30_000),
+            liar,
+            chain: ForgedChain::default(),
+        }
     }
 
     /// The block that the deceived get in the place of an honest one.
@@ -53,8 +66,8 @@ impl Adversary for Equivocate {
         match message {
             Message::Append(append) if self.deceived.contains(&to) => {
                 let forged = Parcel::now(to, Message::Append(self.forge(append)));
-                let honest = Parcel::now(to, message.clone()).after(3_000);
-                if self.is_careless { vec![forged, honest] } else { vec![forged] }
+                let honest = self.true_after_us.map(|us| Parcel::now(to, message.clone()).after(us));
+                [Some(forged), honest].into_iter().flatten().collect()
             }
             // A liar does not accuse itself.
             Message::Evidence(_) => Vec::new(),

@@ -6,12 +6,12 @@ use crate::{
     Adversary, Liar, amnesia::Amnesia, bad_signature::BadSignature, censor::Censor, chance::Chance,
     corrupt_vote::CorruptVote, crash_loop::CrashLoop, double_vote::DoubleVote,
     duplicate_signer::DuplicateSigner, equivocate::Equivocate, forged_certificate::ForgedCertificate,
-    forget::Forget, fork_parent::ForkParent, future_terms::FutureTerms, hidden_lock::HiddenLock,
-    impersonate::Impersonate, junk_batches::JunkBatches, lossy::Lossy, low_new_term::LowNewTerm,
-    lying_clock::LyingClock, lying_height::LyingHeight, lying_reads::LyingReads, lying_sync::LyingSync,
-    mutate::Mutate, oversized::Oversized, relabel::Relabel, replay::Replay, selective_send::SelectiveSend,
-    silent::Silent, slow::Slow, together::Together, twin::Twin, withhold_certificates::WithholdCertificates,
-    wrong_state::WrongState,
+    forged_evidence::ForgedEvidence, forget::Forget, fork_parent::ForkParent, future_terms::FutureTerms,
+    hidden_lock::HiddenLock, impersonate::Impersonate, junk_batches::JunkBatches, lossy::Lossy,
+    low_new_term::LowNewTerm, lying_clock::LyingClock, lying_height::LyingHeight, lying_reads::LyingReads,
+    lying_sync::LyingSync, mutate::Mutate, oversized::Oversized, relabel::Relabel, replay::Replay,
+    selective_send::SelectiveSend, silent::Silent, slow::Slow, together::Together, twin::Twin,
+    withhold_certificates::WithholdCertificates, wrong_state::WrongState,
 };
 
 /// A way to misbehave. Its name, as [`Fault::from_str`] reads it and `Display` writes it, is the file's where its lie is
@@ -26,6 +26,8 @@ pub enum Fault {
     Drop(u8),
     /// `equivocate.rs`
     Equivocate,
+    /// `equivocate.rs`, with the members in two fixed halves: an ally that double-votes makes both stories final.
+    Divide,
     /// `bad_signature.rs`
     BadSignature,
     /// `corrupt_vote.rs`
@@ -64,6 +66,8 @@ pub enum Fault {
     Impersonate,
     /// `forged_certificate.rs`
     ForgedCertificate,
+    /// `forged_evidence.rs`
+    ForgedEvidence,
     /// `duplicate_signer.rs`
     DuplicateSigner,
     /// `crash_loop.rs`
@@ -92,6 +96,7 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::Delay(200_000), "delay=200ms"),
     (Fault::Drop(30), "drop=30%"),
     (Fault::Equivocate, "equivocate"),
+    (Fault::Divide, "divide"),
     (Fault::BadSignature, "bad-signature"),
     (Fault::CorruptVote, "corrupt-vote"),
     (Fault::WrongState, "wrong-state"),
@@ -111,6 +116,7 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::Twin, "twin"),
     (Fault::Impersonate, "impersonate"),
     (Fault::ForgedCertificate, "forged-certificate"),
+    (Fault::ForgedEvidence, "forged-evidence"),
     (Fault::DuplicateSigner, "duplicate-signer"),
     (Fault::CrashLoop, "crash-loop"),
     (Fault::Relabel, "relabel"),
@@ -135,6 +141,7 @@ pub fn adversary(fault: Fault, liar: Liar, seed: u64) -> Box<dyn Adversary> {
         Fault::Delay(delay_us) => Box::new(Lossy::new(delay_us, 0, chance)),
         Fault::Drop(percent) => Box::new(Lossy::new(0, percent, chance)),
         Fault::Equivocate => Box::new(Equivocate::new(liar, chance)),
+        Fault::Divide => Box::new(Equivocate::dividing(liar)),
         Fault::BadSignature => Box::new(BadSignature::new(chance)),
         Fault::CorruptVote => Box::new(CorruptVote::new(liar, chance)),
         Fault::WrongState => Box::new(WrongState::new(liar, chance)),
@@ -154,6 +161,7 @@ pub fn adversary(fault: Fault, liar: Liar, seed: u64) -> Box<dyn Adversary> {
         Fault::Twin => Box::new(Twin::new(liar, chance)),
         Fault::Impersonate => Box::new(Impersonate::new(liar, chance)),
         Fault::ForgedCertificate => Box::new(ForgedCertificate::new(liar, chance)),
+        Fault::ForgedEvidence => Box::new(ForgedEvidence::new(liar, chance)),
         Fault::DuplicateSigner => Box::new(DuplicateSigner::new(liar, chance)),
         Fault::CrashLoop => Box::new(CrashLoop::new(chance)),
         Fault::Relabel => Box::new(Relabel::new(liar, chance)),

@@ -19,6 +19,7 @@ mod fault;
 mod fields;
 mod forged_certificate;
 mod forged_chain;
+mod forged_evidence;
 mod forget;
 mod fork_parent;
 mod future_terms;

@@ -312,6 +312,12 @@ impl Replica {
 
     fn halt(&mut self, halt: Halt) {
         self.halted = true;
+        if let Halt::ConflictingCertificates { .. } = halt
+            && let Some(certificate) = self.committed.clone()
+        {
+            // Whoever has committed the other block must not go on either.
+            self.send(To::Others, Message::Certificate(certificate));
+        }
         self.outputs.push(Output::Halt(halt));
     }
 
