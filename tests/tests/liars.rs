@@ -29,9 +29,12 @@ const KINDS: [&str; 12] = [
     "double-vote",
 ];
 
+fn start(fault: &str) -> FaultChange {
+    FaultChange::Start { fault: fault.to_owned(), for_ms: None }
+}
+
 async fn inject(cluster: &Cluster, asked: u8, node: u8, fault: &str) {
-    let change = FaultChange::Start { fault: fault.to_owned(), for_ms: None };
-    cluster.client(asked).await.unwrap().inject(node, change, false).await.unwrap();
+    cluster.client(asked).await.unwrap().inject(node, start(fault), false).await.unwrap();
 }
 
 async fn clear(cluster: &Cluster, asked: u8, node: u8) {
@@ -56,6 +59,15 @@ async fn accused(cluster: &Cluster, asked: u8) -> BTreeSet<u8> {
     proofs.into_iter().map(|proof| proof.accused).collect()
 }
 
+/// Waits until a node has a proof against a liar.
+async fn wait_accused(cluster: &Cluster, asked: u8, liar: u8) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !accused(cluster, asked).await.contains(&liar) {
+        assert!(Instant::now() < deadline, "node {asked} has no proof against node {liar}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Every kind on one node after the other, each cleared before the next. `target` says who lies now.
 async fn all_kinds(n: u8, leads: bool) {
     let cluster = Cluster::start(n).await;
@@ -72,6 +84,7 @@ async fn all_kinds(n: u8, leads: bool) {
         let shown = cluster.status(asked).await.unwrap();
         let member = shown.members.iter().find(|member| member.id == target).unwrap();
         assert_eq!(member.faults, [kind], "the status of node {asked} names it at once");
+        assert_eq!((shown.cluster.state, shown.cluster.tolerates), (Health::Degraded, 0), "{kind}");
         wait_progress(&load, 100, &format!("{kind} at node {target}, leader: {leads}")).await;
         let terms = cluster.status(asked).await.unwrap().cluster.term - term;
         println!("{kind} at node {target}: {terms} term changes");
@@ -108,15 +121,10 @@ async fn two_different_liars_of_seven_harm_nobody() {
     let (first, second, asked) = (leader, leader % 7 + 1, (leader + 1) % 7 + 1);
     inject(&cluster, asked, first, "equivocate").await;
     inject(&cluster, asked, second, "double-vote").await;
-    let third = FaultChange::Start { fault: "silent".into(), for_ms: None };
-    let refused = cluster.client(asked).await.unwrap().inject(asked, third, false).await;
+    let refused = cluster.client(asked).await.unwrap().inject(asked, start("silent"), false).await;
     assert!(matches!(refused, Err(Error::Failed(Failure::BeyondF { faulty: 3, f: 2 }))), "{refused:?}");
     wait_progress(&load, 200, "with two liars of seven").await;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !accused(&cluster, asked).await.contains(&first) {
-        assert!(Instant::now() < deadline, "the equivocating leader is proved to lie");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    wait_accused(&cluster, asked, first).await;
     for node in [first, second] {
         let client = cluster.client(asked).await.unwrap();
         client.inject(node, FaultChange::Clear, false).await.unwrap();
@@ -134,11 +142,7 @@ async fn proofs_are_kept_over_a_restart() {
     let mut cluster = Cluster::start(4).await;
     let load = Load::start(&cluster, 1);
     inject(&cluster, 1, 3, "malicious").await;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while accused(&cluster, 2).await.is_empty() {
-        assert!(Instant::now() < deadline, "the liar is accused");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    wait_accused(&cluster, 2, 3).await;
     load.finish().await;
     let before = cluster.client(2).await.unwrap().evidence().await.unwrap();
     cluster.kill(2);
@@ -162,11 +166,18 @@ async fn a_daemon_that_allows_no_faults_takes_none_and_an_injected_crash_is_one(
     }
     cluster.wait_healthy().await;
     let client = cluster.client(1).await.unwrap();
-    let silent = FaultChange::Start { fault: "silent".into(), for_ms: None };
-    let refused = client.inject(2, silent, false).await;
+    let refused = client.inject(2, start("silent"), false).await;
     assert!(matches!(refused, Err(Error::Failed(Failure::FaultsDisabled { node: 2 }))), "{refused:?}");
     inject(&cluster, 1, 3, "crash").await;
     assert_eq!(cluster.wait_exit(3), None, "it ended by a signal");
+    // It is not heard of any more, and not waited for: neither its faults nor its answer.
+    let (began, cleared) = (Instant::now(), client.inject(3, FaultChange::Clear, false).await);
+    assert!(matches!(cleared, Err(Error::Failed(Failure::MemberDown(3)))), "{cleared:?}");
+    assert!(began.elapsed() < Duration::from_millis(2_500));
+    let status = client.status().await.unwrap();
+    assert!(status.members.iter().all(|member| member.faults.is_empty()), "{status:?}");
+    let refused = client.inject(1, start("slow"), false).await;
+    assert!(matches!(refused, Err(Error::Failed(Failure::BeyondF { faulty: 2, f: 1 }))), "{refused:?}");
     client.put("a".into(), "1".into(), Expect::Anything).await.unwrap();
     cluster.spawn(3);
     cluster.wait_healthy().await;
@@ -201,8 +212,7 @@ async fn beyond_f_correct_members_do_not_diverge() {
     wait_progress(&load, 20, "before any fault").await;
     let client = cluster.client(4).await.unwrap();
     for node in [1, 2] {
-        let change = FaultChange::Start { fault: "malicious".into(), for_ms: None };
-        client.inject(node, change, node == 2).await.unwrap();
+        client.inject(node, start("malicious"), node == 2).await.unwrap();
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
     let digests = [3, 4].map(|id| {
