@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use bftd_core::{
-    block::Executed,
-    crypto::Digest,
-    ids::{Index, Term},
+    ballot::{Ballot, BallotKind, Vote},
+    block::{BlockRef, Executed},
+    crypto::{Digest, Ed25519Signer},
+    ids::{Epoch, Index, Term},
     replica::Status as ReplicaStatus,
 };
 
@@ -124,4 +125,26 @@ async fn status_leaves_out_the_faults_of_a_daemon_that_has_ended() {
     assert!(faults_of_4().is_empty());
     let hints = service.status().hints;
     assert!(hints.iter().any(|hint| hint.contains("start node1, node3, node4")), "{hints:?}");
+}
+
+#[test]
+fn a_member_that_is_proved_to_lie_is_not_counted_on_but_an_old_proof_is_no_news() {
+    let (mut service, _directory) = service();
+    let votes = [7, 8].map(|digest| {
+        let block = BlockRef { term: Term(1), index: Index(5), digest: Digest([digest; 32]) };
+        let ballot = Ballot { kind: BallotKind::Prepare, epoch: Epoch(0), block };
+        Vote::sign(service.members.cluster(), ballot, MemberId(4), &Ed25519Signer::from_seed(&[4; 32]))
+    });
+    let proof = Evidence::of_votes(&votes[0], &votes[1]).unwrap();
+    hear(&service, &[(1, &[]), (3, &[]), (4, &[])]);
+    let (_driver, on_disk) = watch::channel(vec![proof.clone()]);
+    service.evidence = on_disk;
+    assert_eq!((service.status().members[3].evidence, service.status().cluster.tolerates), (1, 1));
+
+    let (mut service, _directory) = self::service();
+    hear(&service, &[(1, &[]), (3, &[]), (4, &[])]);
+    let (driver, evidence) = watch::channel(Vec::new());
+    service.evidence = evidence;
+    driver.send_replace(vec![proof]);
+    assert_eq!((service.status().members[3].evidence, service.status().cluster.tolerates), (1, 0));
 }
