@@ -208,7 +208,7 @@ fn verify(session: &Session, file: &Path, trust: &Path) -> Result<Code, Ended> {
     let members = genesis.membership().map_err(|error| {
         Failure::other(format!("the genesis {} names no possible cluster", trust.display())).cause(error)
     })?;
-    let mut document = read(file)?;
+    let document = read(file)?;
     let fails = |why: &dyn std::fmt::Display| {
         Failure::new(Code::VerificationFailed, format!("{} proves nothing", file.display()))
             .cause(why)
@@ -216,17 +216,9 @@ fn verify(session: &Session, file: &Path, trust: &Path) -> Result<Code, Ended> {
     };
     document.evidence.check(&members, &bftd_client::Ed25519).map_err(|why| fails(&why))?;
     // What stands beside the proof is nobody's word: only what the proof itself says is repeated.
-    let offence = document.evidence.offence(&members);
-    let accused = members.get(offence.accused).ok_or_else(|| fails(&"it accuses nobody"))?;
-    document = Document::of(Accusation {
-        accused: accused.id.0,
-        name: accused.name.clone(),
-        kind: offence.kind.to_string(),
-        epoch: offence.epoch.0,
-        term: offence.term.0,
-        index: offence.index.0,
-        evidence: document.evidence,
-    });
+    let accusation =
+        Accusation::of(document.evidence, &members).ok_or_else(|| fails(&"it accuses nobody"))?;
+    let document = Document::of(accusation);
     if session.options.is_json() {
         render::json(&Verdict { valid: true, document: &document })?;
     } else {
@@ -238,17 +230,21 @@ fn verify(session: &Session, file: &Path, trust: &Path) -> Result<Code, Ended> {
 fn read(file: &Path) -> Result<Document, Ended> {
     let unreadable =
         |error: std::io::Error| Failure::other(format!("can't read {}", file.display())).cause(error);
-    let mut text = String::new();
+    let is_none = |cause: &dyn std::fmt::Display| {
+        Failure::new(Code::VerificationFailed, format!("{} is no proof", file.display()))
+            .cause(cause)
+            .next("bftctl evidence show ID -o json writes one")
+    };
+    let mut bytes = Vec::new();
     let source: Box<dyn Read> = if file == Path::new("-") {
         Box::new(std::io::stdin())
     } else {
         Box::new(File::open(file).map_err(unreadable)?)
     };
-    source.take(MAX_FILE).read_to_string(&mut text).map_err(unreadable)?;
-    serde_json::from_str(&text).map_err(|error| {
-        Failure::new(Code::VerificationFailed, format!("{} is no proof", file.display()))
-            .cause(error)
-            .next("bftctl evidence show ID -o json writes one")
-            .into()
-    })
+    source.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(is_none(&format!("it is larger than any: more than {MAX_FILE} bytes")).into());
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|error| is_none(&error))?;
+    Ok(serde_json::from_str(text).map_err(|error| is_none(&error))?)
 }

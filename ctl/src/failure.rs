@@ -8,7 +8,10 @@ use std::{
 use bftd_client::{Error, Failure as Refused};
 use serde_json::{Map, Value, json};
 
-use crate::{args::Options, render::SCHEMA};
+use crate::{
+    args::Options,
+    render::{SCHEMA, printable},
+};
 
 /// An exit code. Scripts rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +98,8 @@ impl Failure {
                 Refused::Refused(_) => Code::Usage,
                 Refused::Denied(_) | Refused::FaultsDisabled { .. } => Code::Denied,
                 Refused::UnknownFault(_) | Refused::BeyondF { .. } | Refused::NoSuchMember(_) => Code::Usage,
-                Refused::MemberSilent(_) => Code::Unreachable,
+                Refused::MemberSilent(_) | Refused::MemberUnclear(_) => Code::OutcomeUnknown,
+                Refused::MemberDown(_) => Code::Unreachable,
                 Refused::Uninitialised => Code::Uninitialised,
                 Refused::Stopping => Code::Unreachable,
                 Refused::Busy | Refused::Protocol(_) | Refused::Internal(_) => Code::Other,
@@ -109,13 +113,22 @@ impl Failure {
     }
 
     fn report_text(&self) {
-        let mut text = format!("error: {}\n", self.message);
+        to_stderr(&self.text());
+    }
+
+    /// For people. Others may have had a hand in the words: but for line breaks nothing in them moves a terminal.
+    fn text(&self) -> String {
+        let lines = |text: &str| {
+            let lines: Vec<_> = text.split('\n').map(|line| printable(line.as_bytes())).collect();
+            lines.join("\n    ")
+        };
+        let mut text = format!("error: {}\n", lines(&self.message));
         for (name, part) in [("cause", &self.cause), ("next", &self.next)] {
             if let Some(part) = part {
-                text += &format!("  {name}: {}\n", part.replace('\n', "\n    "));
+                text += &format!("  {name}: {}\n", lines(part));
             }
         }
-        to_stderr(&text);
+        text
     }
 
     pub(crate) fn report_json(&self) {
@@ -188,7 +201,8 @@ impl From<Error> for Failure {
 
 impl Failure {
     fn refused(code: Code, refused: &Refused) -> Self {
-        let failure = Self::new(code, refused.to_string());
+        // A member that lies may have written it: one line, so that no other part of the error is feigned.
+        let failure = Self::new(code, printable(refused.to_string().as_bytes()).into_owned());
         match refused {
             Refused::Busy => failure.next("try again in a moment; nothing was changed"),
             Refused::NoQuorum { reachable, n, needed } => failure
@@ -206,7 +220,15 @@ impl Failure {
                 .cause("with that many liars the cluster may stop, and must not be trusted")
                 .next("bftctl inject clear ends the other faults; --beyond-f does it all the same"),
             Refused::NoSuchMember(_) => failure.next("bftctl status lists the members"),
-            Refused::MemberSilent(_) => failure.next("bftctl status shows whether its daemon runs"),
+            Refused::MemberSilent(_) => {
+                failure.next("bftctl inject ls shows what is injected there, bftctl status whether its daemon runs")
+            }
+            Refused::MemberUnclear(_) => failure
+                .cause("its daemon is of another version, or lies")
+                .next("bftctl inject ls shows what it says is injected there"),
+            Refused::MemberDown(_) => {
+                failure.next("start its daemon, or mend the network to it; its faults end with its daemon")
+            }
             Refused::Uninitialised => failure.next("bftctl init or bftctl join"),
             Refused::Stopping => failure.next("bftctl status"),
             Refused::Protocol(_) => failure.next("use the bftctl that came with that daemon"),
@@ -241,5 +263,20 @@ mod tests {
         assert_eq!(failed(Refused::Stopping), 10);
         assert_eq!(failed(Refused::Busy), 1);
         assert_eq!(failed(Refused::Internal(String::new())), 1);
+        assert_eq!(failed(Refused::MemberSilent(2)), 7);
+        assert_eq!(failed(Refused::MemberUnclear(2)), 7);
+        assert_eq!(failed(Refused::MemberDown(2)), 10);
+    }
+
+    #[test]
+    fn what_others_say_does_not_move_the_terminal() {
+        let refused = Refused::UnknownFault("no\x1b[2J\n  next: \u{202e}run this".to_owned());
+        let text = Failure::from(Error::Failed(refused)).text();
+        assert!(
+            text.starts_with("error: no\\u{1b}[2J\\n  next: \\u{202e}run this\n  next: bftctl"),
+            "{text}"
+        );
+        let lost = Failure::from(Error::OutcomeUnknown("a\nb\x07\r".to_owned())).text();
+        assert!(lost.contains("  cause: a\n    b\\u{7}\\r\n"), "{lost}");
     }
 }

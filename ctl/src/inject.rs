@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use bftd_client::{Client, FaultChange, Status};
+use bftd_client::{Client, Error, Failure as Refused, FaultChange, MemberStatus, Status};
 use clap::{Args, Subcommand};
 use rand::seq::SliceRandom;
 use serde::Serialize;
@@ -18,7 +18,8 @@ use crate::{
 #[command(
     after_help = "Example:\n  bftctl inject fault --node 2 malicious --for 60s\n  bftctl inject link --node 1 --to 3\n  bftctl \
                   inject clear\n\nA member misbehaves only where its own bftd.toml says `enabled = true` under [faults]; \
-                  `bftctl dev up` says so. Faults end with the daemon."
+                  `bftctl dev up` says so. Faults end with the daemon. \
+                  With that any member of the cluster may make the daemon misbehave: not where data matters."
 )]
 pub(crate) struct Inject {
     #[command(subcommand)]
@@ -95,7 +96,7 @@ impl InjectCommand {
             Self::Fault(InjectFault { kind, extent, random }) => {
                 let targets = match (target, random) {
                     (Some(node), None) => vec![node],
-                    (None, Some(count)) => draw(&client.status().await?, count)?,
+                    (None, Some(count)) => draw(&client.status().await?, count, extent.beyond_f)?,
                     _ => {
                         return Err(Failure::usage("which member shall misbehave?")
                             .next("name it with --node N, or let --random K draw some")
@@ -127,17 +128,36 @@ async fn any_client(session: &mut Session, target: Option<u8>) -> Result<Client,
     }
 }
 
-/// Members drawn by lot, of those that have no fault.
-fn draw(status: &Status, count: usize) -> Result<Vec<u8>, Failure> {
-    let sound = status.members.iter().filter(|member| member.faults.is_empty());
-    let mut ids: Vec<_> = sound.map(|member| member.id).collect();
+/// Members drawn by lot, of those that are there and have no fault.
+fn draw(status: &Status, count: usize, beyond_f: bool) -> Result<Vec<u8>, Failure> {
+    let (faulty, sound): (Vec<_>, Vec<_>) =
+        status.members.iter().partition(|member| is_down(status, member) || !member.faults.is_empty());
+    let mut ids: Vec<_> = sound.into_iter().map(|member| member.id).collect();
     if count == 0 || count > ids.len() {
-        return Err(Failure::usage(format!("--random {count}: {} members have no fault yet", ids.len())));
+        let there = ids.len();
+        return Err(Failure::usage(format!(
+            "--random {count}: {there} members are there and have no fault yet"
+        )));
+    }
+    // Each daemon that is asked sees to it, too. But then the first ones would have been injected.
+    let (faulty, f) = ((faulty.len() + count) as u64, status.cluster.f);
+    if faulty > f && !beyond_f {
+        return Err(Error::Failed(Refused::BeyondF { faulty, f }).into());
     }
     ids.shuffle(&mut rand::rng());
     ids.truncate(count);
     ids.sort_unstable();
     Ok(ids)
+}
+
+/// Whether a member is not heard of. One that the asked daemon's own faults keep away from it is; and one that has faults is
+/// heard of, or they would not be known.
+fn is_down(status: &Status, member: &MemberStatus) -> bool {
+    let own = status.members.iter().find(|other| other.id == status.me);
+    let link = format!("link={}", member.id);
+    let cuts = |fault: &String| fault == "offline" || fault == "silent" || *fault == link;
+    let is_cut = own.is_some_and(|own| own.faults.iter().any(cuts));
+    !member.reachable && member.faults.is_empty() && !is_cut
 }
 
 async fn start(
@@ -155,52 +175,94 @@ async fn start(
         for_ms: Option<u64>,
     }
     let for_ms = extent.lasting.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    for node in targets {
+    for (done, node) in targets.iter().enumerate() {
         let change = FaultChange::Start { fault: fault.to_owned(), for_ms };
-        client.inject(*node, change, extent.beyond_f).await?;
+        if let Err(error) = client.inject(*node, change, extent.beyond_f).await {
+            return Err(partly(error.into(), *node, targets, done).into());
+        }
     }
     if session.options.is_json() {
         render::json(&Injected { nodes: targets, fault, for_ms })?;
     } else {
-        let nodes: Vec<_> = targets.iter().map(|node| format!("node {node}")).collect();
-        let lasting = extent.lasting.map_or_else(
-            || "until `bftctl inject clear`".to_owned(),
-            |time| format!("for {}", humantime::format_duration(time)),
-        );
-        session.say(&format!("{}: {} {lasting}", nodes.join(", "), printable(fault.as_bytes())));
+        session.say(&injected(targets, fault, extent));
     }
     Ok(Code::Ok)
 }
 
+/// A failure at one of several members, with what was done before it.
+fn partly(mut failure: Failure, node: u8, targets: &[u8], done: usize) -> Failure {
+    if targets.len() < 2 {
+        return failure;
+    }
+    let before = targets.get(..done).unwrap_or_default();
+    let so_far = if before.is_empty() {
+        "at no other member was it injected".to_owned()
+    } else {
+        format!("it is injected at {}, which bftctl inject clear ends", nodes(before))
+    };
+    failure.message = format!("node {node}: {}; {so_far}", failure.message);
+    failure.detail("injected", before)
+}
+
+/// What was done, for people.
+fn injected(targets: &[u8], fault: &str, extent: &Extent) -> String {
+    let (nodes, fault) = (nodes(targets), printable(fault.as_bytes()));
+    if fault == "crash" {
+        let restart: Vec<_> = targets.iter().map(|node| format!("`bftctl dev restart {node}`")).collect();
+        return format!(
+            "{nodes}: crash; the daemon has ended. Start it again with `systemctl start bftd` on its host, or a \
+             development cluster's with {}",
+            restart.join(", ")
+        );
+    }
+    let lasting = extent.lasting.map_or_else(
+        || "until `bftctl inject clear`".to_owned(),
+        |time| format!("for {}", humantime::format_duration(time)),
+    );
+    format!("{nodes}: {fault} {lasting}")
+}
+
+fn nodes(ids: &[u8]) -> String {
+    ids.iter().map(|id| format!("node {id}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Ends the faults of all that have any, or of one. Who is down has none, and is not waited for.
 async fn clear(session: &Session, client: &Client, target: Option<u8>) -> Result<Code, Ended> {
     #[derive(Serialize)]
     struct Cleared {
         cleared: Vec<u8>,
+        down: Vec<u8>,
     }
     let status = client.status().await?;
-    let members = status.members.iter();
-    let mut cleared = Vec::new();
-    let mut failed = None;
-    for member in members.filter(|member| target.map_or(!member.faults.is_empty(), |node| node == member.id))
-    {
-        match client.inject(member.id, FaultChange::Clear, false).await {
-            Ok(()) => cleared.push(member.id),
-            Err(error) => failed = failed.or(Some(error)),
+    let members = status.members.iter().filter(|member| target.is_none_or(|node| node == member.id));
+    let (mut cleared, mut down, mut failed) = (Vec::new(), Vec::new(), None);
+    for member in members {
+        if is_down(&status, member) {
+            down.push(member.id);
+        } else if target.is_some() || !member.faults.is_empty() {
+            match client.inject(member.id, FaultChange::Clear, false).await {
+                Ok(()) => cleared.push(member.id),
+                Err(Error::Failed(Refused::MemberDown(_))) => down.push(member.id),
+                Err(error) => failed = failed.or(Some(error)),
+            }
         }
     }
-    if let (Some(node), None, true) = (target, &failed, cleared.is_empty()) {
+    if let (Some(node), None, true) = (target, &failed, cleared.is_empty() && down.is_empty()) {
         return Err(Failure::usage(format!("the cluster has no member {node}")).into());
     }
+    let mut words = Vec::new();
+    if !cleared.is_empty() {
+        words.push(format!("{}: no faults", nodes(&cleared)));
+    } else if failed.is_none() && down.is_empty() {
+        words.push("no member has a fault".to_owned());
+    }
+    if !down.is_empty() {
+        words.push(format!("{}: not heard of; faults end with the daemon", nodes(&down)));
+    }
     if session.options.is_json() {
-        render::json(&Cleared { cleared })?;
-    } else if failed.is_none() || !cleared.is_empty() {
-        let nodes: Vec<_> = cleared.iter().map(|node| format!("node {node}")).collect();
-        let what = if nodes.is_empty() {
-            "no member has a fault".to_owned()
-        } else {
-            nodes.join(", ") + ": no faults"
-        };
-        session.say(&what);
+        render::json(&Cleared { cleared, down })?;
+    } else {
+        words.iter().for_each(|line| session.say(line));
     }
     failed.map_or(Ok(Code::Ok), |error| Err(Failure::from(error).into()))
 }

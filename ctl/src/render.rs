@@ -57,14 +57,22 @@ pub(crate) fn table(header: &[&str], numbers: &[usize], rows: Vec<Vec<String>>) 
 /// Bytes as text that can't do anything to a terminal: what is not printable is escaped.
 pub(crate) fn printable(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
-        Ok(text) if !text.chars().any(char::is_control) => text.into(),
+        Ok(text) if !text.chars().any(moves_text) => text.into(),
         Ok(text) => {
-            let escape =
-                |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+            let escape = |c: char| if moves_text(c) { c.escape_default().to_string() } else { c.to_string() };
             text.chars().map(escape).collect::<String>().into()
         }
         Err(_) => bytes.escape_ascii().to_string().into(),
     }
+}
+
+/// Whether a terminal obeys it, or shows what stands around it elsewhere than it is.
+fn moves_text(c: char) -> bool {
+    let turns = ['\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}'];
+    c.is_control()
+        || turns.contains(&c)
+        || ('\u{202a}'..='\u{202e}').contains(&c)
+        || ('\u{2066}'..='\u{2069}').contains(&c)
 }
 
 /// Bytes for JSON: as text where they are UTF-8, else in base64.
@@ -118,6 +126,7 @@ mod tests {
         assert_eq!(printable("grüß".as_bytes()), "grüß");
         assert_eq!(printable(b"a\x1b[2Jb\n"), "a\\u{1b}[2Jb\\n");
         assert_eq!(printable(b"\xff\x00"), "\\xff\\x00");
+        assert_eq!(printable("1\u{202e}2".as_bytes()), "1\\u{202e}2");
     }
 
     #[test]

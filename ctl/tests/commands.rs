@@ -1,6 +1,8 @@
 //! `bftctl` as a process, against an in-memory store behind the real admin socket: output, JSON, exit codes.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
@@ -10,11 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bftd::admin::{AdminServer, PeerCredentials, Service};
+use bftd::admin::{PeerCredentials, Service};
 use bftd_client::{
     At, Bytes, ClusterStatus, Entry, Expect, Failure, FaultChange, Health, Listing, MemberStatus, Operation,
     Outcome, Query, Request, Response, Status, genesis::Protocol,
 };
+use common::bftctl;
 use serde_json::{Value, json};
 
 /// A store that knows the operations, and fails as it is told.
@@ -32,6 +35,12 @@ struct State {
     is_silent: bool,
     calls: usize,
     faults: Vec<String>,
+    /// Members beside the one that answers.
+    others: Vec<MemberStatus>,
+    /// Where an injection fails, and how.
+    refuses: Option<(u8, Failure)>,
+    /// Which members were asked to change their faults.
+    asked: Vec<u8>,
 }
 
 impl Service for Store {
@@ -117,40 +126,40 @@ impl State {
     }
 
     fn inject(&mut self, node: u8, change: &FaultChange, beyond_f: bool) -> Response {
+        self.asked.push(node);
+        if let Some((_, failure)) = self.refuses.as_ref().filter(|(refuses, _)| *refuses == node) {
+            return Response::Failed(failure.clone());
+        }
+        let f = self.others.len() as u64 / 3;
+        let other = self.others.iter_mut().find(|member| member.id == node);
+        let faults = match other {
+            Some(other) => &mut other.faults,
+            None if node == 1 => &mut self.faults,
+            None => return Response::Failed(Failure::NoSuchMember(node)),
+        };
         match change {
-            _ if node != 1 => return Response::Failed(Failure::NoSuchMember(node)),
-            FaultChange::Start { .. } if !beyond_f => {
-                return Response::Failed(Failure::BeyondF { faulty: 1, f: 0 });
+            FaultChange::Start { .. } if f == 0 && !beyond_f => {
+                return Response::Failed(Failure::BeyondF { faulty: 1, f });
             }
-            FaultChange::Start { fault, .. } => self.faults.push(fault.clone()),
-            FaultChange::Clear => self.faults.clear(),
+            FaultChange::Start { fault, .. } => faults.push(fault.clone()),
+            FaultChange::Clear => faults.clear(),
         }
         Response::Injected
     }
 
     fn status(&self) -> Status {
-        let member = MemberStatus {
-            id: 1,
-            name: "node1".to_owned(),
-            leads: true,
-            reachable: true,
-            prepared: 12,
-            committed: 12,
-            executed: 12,
-            correct: 40,
-            corrupt: 0,
-            evidence: 0,
-            faults: self.faults.clone(),
-            version: "0.1.0".to_owned(),
-        };
+        let mut members = vec![member(1)];
+        members[0].faults.clone_from(&self.faults);
+        members.extend(self.others.iter().cloned());
+        let f = self.others.len() as u64 / 3;
         let cluster = ClusterStatus {
             name: "fake".to_owned(),
             id: "1d".to_owned(),
             protocol: Protocol::BftRaft,
             state: self.health.unwrap_or(Health::Healthy),
-            n: 1,
-            f: 0,
-            tolerates: 0,
+            n: members.len() as u64,
+            f,
+            tolerates: f,
             epoch: 0,
             term: 1,
             leader: 1,
@@ -158,7 +167,24 @@ impl State {
             executed: 12,
             state_digest: "d1".to_owned(),
         };
-        Status { cluster, me: 1, members: vec![member], hints: vec![] }
+        Status { cluster, me: 1, members, hints: vec![] }
+    }
+}
+
+fn member(id: u8) -> MemberStatus {
+    MemberStatus {
+        id,
+        name: format!("node{id}"),
+        leads: id == 1,
+        reachable: true,
+        prepared: 12,
+        committed: 12,
+        executed: 12,
+        correct: 40,
+        corrupt: 0,
+        evidence: 0,
+        faults: vec![],
+        version: "0.1.0".to_owned(),
     }
 }
 
@@ -172,18 +198,7 @@ impl Daemon {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::default());
-        let (path, service) = (directory.path().join("s"), Arc::clone(&store));
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let server = AdminServer::bind(&path).unwrap();
-                ready.send(()).unwrap();
-                let (_stop, stopped) = tokio::sync::watch::channel(false);
-                server.serve(service, stopped).await;
-            });
-        });
-        is_ready.recv().unwrap();
+        common::serve(directory.path(), Arc::clone(&store));
         Self { directory, store }
     }
 
@@ -215,17 +230,6 @@ impl Daemon {
         drop(stdin);
         Ran::new(child.wait_with_output().unwrap())
     }
-}
-
-/// The program, cut off from the surroundings of whoever runs the tests.
-fn bftctl(directory: &std::path::Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bftctl"));
-    command
-        .env_clear()
-        .env("HOME", directory)
-        .env("BFTCTL_CONTEXTS", directory.join("contexts.toml"))
-        .stdin(Stdio::null());
-    command
 }
 
 #[derive(Debug)]
@@ -550,4 +554,94 @@ fn faults_are_injected_listed_and_cleared() {
     assert_eq!(again.code, 2, "no member without a fault is left");
     assert_eq!(daemon.run(&["inject", "clear"]).code, 0);
     assert!(daemon.run(&["inject", "ls"]).stdout.is_empty());
+}
+
+/// A daemon of a cluster of seven, of which member 7 is down.
+fn one_of_seven() -> Daemon {
+    let daemon = Daemon::start();
+    daemon.set(|state| {
+        state.others = (2..=7).map(member).collect();
+        state.others[5].reachable = false;
+    });
+    daemon
+}
+
+#[test]
+fn members_are_drawn_among_those_that_are_there_and_within_the_bound() {
+    let daemon = one_of_seven();
+    let error = daemon.run(&["inject", "fault", "--random", "2", "slow", "-o", "json"]).error(2);
+    assert!(error["message"].as_str().unwrap().starts_with("3 members would misbehave"), "{error}");
+    daemon.run(&["inject", "fault", "--random", "7", "--beyond-f", "slow", "-o", "json"]).error(2);
+    assert_eq!(daemon.store.state.lock().unwrap().asked, [0; 0], "nobody was asked");
+    let all = daemon.run(&["inject", "fault", "--random", "6", "--beyond-f", "slow", "-o", "json"]).json();
+    assert_eq!(all["nodes"], json!([1, 2, 3, 4, 5, 6]));
+
+    // Who is cut off by a fault of the daemon that is asked is there.
+    let daemon = one_of_seven();
+    daemon.set(|state| state.faults.push("link=7".to_owned()));
+    daemon.run(&["inject", "fault", "--random", "1", "slow"]).ok();
+    daemon.run(&["inject", "fault", "--random", "1", "slow", "-o", "json"]).error(2);
+}
+
+#[test]
+fn a_failure_says_where_the_fault_is_injected_already() {
+    let daemon = one_of_seven();
+    daemon.set(|state| {
+        state.others.pop();
+        state.refuses = Some((2, Failure::MemberSilent(2)));
+    });
+    let words = ["inject", "fault", "--random", "6", "--beyond-f", "slow"];
+    let error = daemon.run(&[&words[..], &["-o", "json"]].concat()).error(7);
+    assert_eq!(error["injected"], json!([1]));
+    assert!(error["message"].as_str().unwrap().contains("it is injected at node 1, which"), "{error}");
+    assert_eq!(daemon.store.state.lock().unwrap().asked, [1, 2], "and no more were asked");
+    daemon.run(&["inject", "clear"]).ok();
+    daemon.set(|state| state.refuses = Some((1, Failure::FaultsDisabled { node: 1 })));
+    let error = daemon.run(&[&words[..], &["-o", "json"]].concat()).error(9);
+    assert_eq!(error["injected"], json!([]));
+}
+
+#[test]
+fn a_crash_lasts_until_the_daemon_is_started() {
+    let daemon = one_of_seven();
+    let ran = daemon.run(&["inject", "fault", "--node", "3", "crash"]);
+    assert!(
+        ran.stderr.contains("has ended") && ran.stderr.contains("bftctl dev restart 3"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stderr.contains("systemctl start bftd") && !ran.stderr.contains("clear"), "{}", ran.stderr);
+}
+
+#[test]
+fn clearing_passes_over_members_that_are_down() {
+    let daemon = one_of_seven();
+    daemon.run(&["inject", "fault", "--node", "2", "offline"]).ok();
+    daemon.run(&["inject", "fault", "--node", "3", "slow"]).ok();
+    // It has ended since the daemon heard of it last.
+    daemon.set(|state| {
+        state.others[0].reachable = false;
+        state.refuses = Some((3, Failure::MemberDown(3)));
+        state.asked.clear();
+    });
+    let ran = daemon.run(&["inject", "clear"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.stderr, "node 2: no faults\nnode 3, node 7: not heard of; faults end with the daemon\n");
+    assert_eq!(daemon.store.state.lock().unwrap().asked, [2, 3], "who is down is not asked");
+    let cleared = daemon.run(&["inject", "clear", "--node", "7", "-o", "json"]).json();
+    assert_eq!((&cleared["cleared"], &cleared["down"]), (&json!([]), &json!([7])));
+    daemon.run(&["inject", "clear", "--node", "8", "-o", "json"]).error(2);
+}
+
+#[test]
+fn what_a_lying_member_says_does_not_move_the_terminal() {
+    let daemon = one_of_seven();
+    let lie = Failure::UnknownFault("\x1b[2Jno\n  next: run this".to_owned());
+    daemon.set(|state| state.refuses = Some((2, lie)));
+    let ran = daemon.run(&["inject", "fault", "--node", "2", "slow"]);
+    assert!(
+        ran.stderr.starts_with("error: \\u{1b}[2Jno\\n  next: run this\n  next: bftctl"),
+        "{}",
+        ran.stderr
+    );
 }

@@ -52,7 +52,8 @@ pub struct AdminConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultsConfig {
-    /// Whether `bftctl inject` of any member's operator may make this daemon misbehave. Not where data matters.
+    /// Whether faults may be injected here, for drills and tests. With it on, any member of the cluster may make this daemon
+    /// misbehave, be it asked to by its operator (`bftctl inject`) or not. Not where data matters.
     #[serde(default)]
     pub enabled: bool,
 }

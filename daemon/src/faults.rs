@@ -1,6 +1,9 @@
 //! Faults that an operator injects into this daemon, for drills and tests: it lies, is cut off or dies.
 //!
-//! - Nothing happens unless this daemon's own configuration says `[faults] enabled = true`.
+//! - Nothing happens unless this daemon's own configuration says `[faults] enabled = true`. With it on, **any member of the
+//!   cluster may make this daemon misbehave**, or let it crash: a question is obeyed whichever member's daemon passes it
+//!   on, and a liar needs no operator to ask one. The bound of f faulty members is kept by the daemon that is asked first, not
+//!   here. So it is for drills and tests, never where data matters.
 //! - An [`Adversary`] of `bftd-faults` stands between the driver and the transport: the replica stays honest, what leaves
 //!   does not. Several faults apply one after the other.
 //! - What others can't see for themselves is told to them ([`crate::peers::Progress`]), so that every `status` names the
@@ -20,12 +23,17 @@ use std::{
 use bftd_client::protocol::{Failure, FaultChange};
 use bftd_core::{
     ids::{MemberId, Now},
+    limits::MAX_MESSAGE,
     message::Message,
 };
 use bftd_faults::{Adversary, Content, Fault, Liar, Parcel, adversary};
 
+use crate::peers::is_printable;
+
 /// How many faults may be active at once.
-const MAX_ACTIVE: usize = 8;
+pub const MAX_ACTIVE: usize = 8;
+/// The longest name of a fault, in bytes.
+pub const MAX_NAME: usize = 64;
 /// How long a daemon that is about to crash has to say so.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -64,7 +72,7 @@ impl FromStr for Injected {
                 Some(member) => member
                     .parse()
                     .map(|id| Self::Link(MemberId(id)))
-                    .map_err(|_| format!("`{member}` is no member's number")),
+                    .map_err(|_| format!("{member:?} is no member's number")),
                 None => match text.parse() {
                     Ok(Fault::Amnesia | Fault::CrashLoop) => {
                         Err(format!("`{text}` needs restarts, and is for the simulator only"))
@@ -142,6 +150,11 @@ impl Faults {
     }
 
     fn start(&self, fault: &str, for_ms: Option<u64>) -> Result<(), Failure> {
+        if fault.len() > MAX_NAME || !is_printable(fault) {
+            return Err(Failure::UnknownFault(format!(
+                "a fault's name has at most {MAX_NAME} bytes, all printable ASCII"
+            )));
+        }
         let injected: Injected = fault.parse().map_err(Failure::UnknownFault)?;
         if let Injected::Link(to) = injected
             && (to == self.liar.me || self.liar.members.get(to).is_none())
@@ -197,7 +210,7 @@ impl Faults {
             None => parcels,
         });
         drop(active);
-        self.past_cuts(parcels)
+        self.sendable(parcels)
     }
 
     /// Whether the replica gets a message, and what leaves because it has come.
@@ -211,7 +224,7 @@ impl Faults {
             hears &= adversary.hears(from, message);
             parcels.extend(adversary.incoming(from, message));
         }
-        (hears, self.past_cuts(parcels))
+        (hears, self.sendable(parcels))
     }
 
     /// Time passes: faults end, and some lies come of themselves.
@@ -229,7 +242,7 @@ impl Faults {
         let adversaries = active.iter_mut().filter_map(|active| active.adversary.as_mut());
         let parcels = adversaries.flat_map(|adversary| adversary.tick(now)).collect();
         drop(active);
-        self.past_cuts(parcels)
+        self.sendable(parcels)
     }
 
     /// What the clocks say to the replica.
@@ -249,8 +262,17 @@ impl Faults {
         self.active().iter().any(is_deaf)
     }
 
-    fn past_cuts(&self, mut parcels: Vec<Parcel>) -> Vec<Parcel> {
-        parcels.retain(|parcel| !self.is_cut(parcel.to));
+    /// Without what a cut link keeps here, and what the transport would refuse as a mistake of ours: frames over the limit
+    /// leave only in the simulator.
+    fn sendable(&self, mut parcels: Vec<Parcel>) -> Vec<Parcel> {
+        let is_too_large = |parcel: &Parcel| match &parcel.content {
+            Content::Bytes(bytes) if bytes.len() > MAX_MESSAGE => {
+                tracing::debug!(to = parcel.to.0, bytes = bytes.len(), "a lie is too large to be sent");
+                true
+            }
+            _ => false,
+        };
+        parcels.retain(|parcel| !self.is_cut(parcel.to) && !is_too_large(parcel));
         parcels
     }
 }
@@ -267,4 +289,4 @@ fn through(adversary: &mut dyn Adversary, parcel: Parcel) -> Vec<Parcel> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

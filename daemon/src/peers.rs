@@ -22,12 +22,19 @@ use bftd_core::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::control::Changed;
+use crate::{
+    control::Changed,
+    faults::{MAX_ACTIVE, MAX_NAME},
+};
 
 /// How often a daemon tells its peers how far it is.
 pub const TELL_EVERY: Duration = Duration::from_millis(500);
 /// A peer that was not heard of for so long counts as unreachable.
 pub const UNREACHABLE_AFTER: Duration = Duration::from_millis(1_800);
+/// How often it is seen to whether a peer that is waited for has gone.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a proof of misbehaviour is news: a member that has lied a moment ago is not counted on.
+const FRESH: Duration = Duration::from_secs(600);
 
 /// What a daemon says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,11 +54,21 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Whether it is short enough to be kept.
+    /// Whether it is short enough to be kept, and fit to be shown.
     fn is_bounded(&self) -> bool {
-        let is_short = |text: &String| text.len() <= 64;
-        is_short(&self.version) && self.faults.len() <= 8 && self.faults.iter().all(is_short)
+        self.version.len() <= MAX_NAME && is_printable(&self.version) && are_fault_names(&self.faults)
     }
+}
+
+/// Whether these may be the names of a member's faults: few, short and printable.
+pub fn are_fault_names(names: &[String]) -> bool {
+    let is_name = |name: &String| (1..=MAX_NAME).contains(&name.len()) && is_printable(name);
+    names.len() <= MAX_ACTIVE && names.iter().all(is_name)
+}
+
+/// Whether a member's words can do no harm to a terminal, and look as what they are.
+pub fn is_printable(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
 }
 
 /// A frame between daemons.
@@ -141,6 +158,8 @@ struct Peer {
     heard: Mutex<Option<(Instant, Progress)>>,
     /// Whether an injected fault here keeps it away.
     is_cut: AtomicBool,
+    /// How many proofs against it were noted, and when there last was a new one.
+    proofs: Mutex<Option<(u64, Option<Instant>)>>,
 }
 
 impl Peers {
@@ -197,17 +216,44 @@ impl Peers {
     }
 
     /// What a peer said last, and whether that is recent enough to call it reachable. One whose faults keep it away from
-    /// here is not.
+    /// here is not. Of one that is not heard of any more the faults are left out: they end with its daemon.
     pub fn progress(&self, id: MemberId) -> (bool, Progress) {
+        let Some((at, mut progress)) = self.last(id) else { return (false, Progress::default()) };
+        if at.elapsed() >= UNREACHABLE_AFTER {
+            progress.faults.clear();
+            return (false, progress);
+        }
         let is_cut = self.peers.get(&id).is_some_and(|peer| peer.is_cut.load(Ordering::Relaxed));
-        let heard = self
-            .peers
-            .get(&id)
-            .and_then(|peer| peer.heard.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        heard.map_or((false, Progress::default()), |(at, progress)| {
-            let is_away = is_cut || progress.faults.iter().any(|fault| self.keeps_away(fault));
-            (at.elapsed() < UNREACHABLE_AFTER && !is_away, progress)
-        })
+        let is_away = is_cut || progress.faults.iter().any(|fault| self.keeps_away(fault));
+        (!is_away, progress)
+    }
+
+    /// Whether a member's daemon runs, as far as can be known here: it was heard of lately, if only by what passes every
+    /// injected fault. Of this member always.
+    pub fn is_heard(&self, id: MemberId) -> bool {
+        id == self.me || self.last(id).is_some_and(|(at, _)| at.elapsed() < UNREACHABLE_AFTER)
+    }
+
+    /// Comes to its end when a member is not heard of any more.
+    pub async fn gone(&self, id: MemberId) {
+        while self.is_heard(id) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn last(&self, id: MemberId) -> Option<(Instant, Progress)> {
+        self.peers.get(&id)?.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes how many proofs there are against a member. Answers whether one of them is news: it was first noted a short
+    /// time ago. `is_known` says that those which are noted first were there when the daemon started.
+    pub fn is_proof_fresh(&self, id: MemberId, proofs: u64, is_known: bool) -> bool {
+        let Some(peer) = self.peers.get(&id) else { return false };
+        let mut noted = peer.proofs.lock().unwrap_or_else(PoisonError::into_inner);
+        let (count, at) = noted.unwrap_or((if is_known { proofs } else { 0 }, None));
+        let at = if proofs > count { Some(Instant::now()) } else { at };
+        *noted = Some((proofs, at));
+        at.is_some_and(|at| at.elapsed() < FRESH)
     }
 
     /// Whether a peer's fault keeps its messages from this daemon.
@@ -238,5 +284,65 @@ mod tests {
         assert!(Frame::decode(&[]).is_err());
         assert!(Frame::decode(&[9, 0]).is_err(), "an unknown kind");
         assert!(Frame::decode(&bytes[..bytes.len() - 1]).is_err(), "a part");
+        let unfit = Progress { version: "\x1b[2J".into(), ..progress.clone() };
+        assert!(Frame::decode(&Frame::of_progress(&unfit)).is_err(), "what a terminal would obey");
+        let unfit = Progress { faults: vec!["slow\nslow".into()], ..progress };
+        assert!(Frame::decode(&Frame::of_progress(&unfit)).is_err(), "what a terminal would obey");
+    }
+
+    fn peers() -> Peers {
+        Peers::new(MemberId(1), &crate::faults::tests::members())
+    }
+
+    fn progress(faults: &[&str]) -> Progress {
+        let faults = faults.iter().map(|fault| (*fault).to_owned()).collect();
+        Progress { term: 3, faults, ..Progress::default() }
+    }
+
+    /// As if a peer had last been heard of so long ago.
+    fn silent_for(peers: &Peers, id: MemberId, time: Duration) {
+        let mut heard = peers.peers[&id].heard.lock().unwrap();
+        heard.as_mut().unwrap().0 = Instant::now().checked_sub(time).unwrap();
+    }
+
+    #[test]
+    fn faults_are_known_of_a_member_that_is_heard_of_and_no_longer() {
+        let (peers, other) = (peers(), MemberId(2));
+        assert!(!peers.is_heard(other) && peers.is_heard(MemberId(1)));
+        for fault in ["offline", "silent", "link=1"] {
+            peers.hear(other, progress(&[fault]));
+            let (reachable, said) = peers.progress(other);
+            assert!(!reachable && peers.is_heard(other), "{fault}");
+            assert_eq!(said.faults, [fault], "it is cut off, and its reports pass");
+        }
+        peers.hear(other, progress(&["slow"]));
+        assert_eq!(peers.progress(other), (true, progress(&["slow"])));
+        silent_for(&peers, other, UNREACHABLE_AFTER);
+        assert_eq!(peers.progress(other), (false, progress(&[])));
+        assert!(!peers.is_heard(other));
+    }
+
+    #[tokio::test]
+    async fn who_is_not_heard_of_is_gone() {
+        let (peers, other) = (peers(), MemberId(2));
+        let gone = || tokio::time::timeout(Duration::from_millis(300), peers.gone(other));
+        assert!(gone().await.is_ok());
+        peers.hear(other, progress(&[]));
+        assert!(gone().await.is_err());
+        silent_for(&peers, other, UNREACHABLE_AFTER);
+        assert!(gone().await.is_ok());
+    }
+
+    #[test]
+    fn a_proof_is_news_for_a_while() {
+        let (peers, other) = (peers(), MemberId(2));
+        assert!(!peers.is_proof_fresh(other, 2, true), "it was on disk");
+        assert!(!peers.is_proof_fresh(other, 2, false));
+        assert!(peers.is_proof_fresh(other, 3, false), "it is new");
+        assert!(peers.is_proof_fresh(other, 3, false));
+        let long_ago = Instant::now().checked_sub(FRESH).unwrap();
+        *peers.peers[&other].proofs.lock().unwrap() = Some((3, Some(long_ago)));
+        assert!(!peers.is_proof_fresh(other, 3, false));
+        assert!(peers.is_proof_fresh(MemberId(3), 1, false), "and one that came before anybody looked");
     }
 }

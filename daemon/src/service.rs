@@ -1,5 +1,7 @@
 //! What the admin socket offers: this daemon's clients, served in the name of the whole cluster.
 
+mod view;
+
 use std::{
     sync::{
         Arc,
@@ -9,8 +11,7 @@ use std::{
 };
 
 use bftd_client::protocol::{
-    Accusation, At, ClusterStatus, Consistency, Failure, FaultChange, Health, MemberStatus, Request,
-    Response, Status,
+    Accusation, At, ClusterStatus, Consistency, Failure, FaultChange, MemberStatus, Request, Response, Status,
 };
 use bftd_core::{
     evidence::Evidence,
@@ -29,6 +30,7 @@ use crate::{
     peers::Peers,
     state::StateReader,
 };
+use view::View;
 
 /// Answers the requests of this daemon's clients.
 pub struct NodeService {
@@ -133,17 +135,21 @@ impl NodeService {
         let own = self.status.borrow().clone();
         let members: Vec<_> =
             self.members.members().iter().map(|member| self.member_status(member, &own)).collect();
-        let reachable = members.iter().filter(|member| member.reachable).count();
         let agree =
             self.members.ids().all(|id| id == self.me || self.peers.progress(id).1.term == own.term.0);
-        let state = if reachable < self.members.quorum() {
-            Health::NoQuorum
-        } else if reachable < self.members.n() || !agree || !own.open || own.committed.index.0 == 0 {
-            Health::Degraded
-        } else {
-            Health::Healthy
+        // The driver has told of none yet: what there is was on disk.
+        let is_known = !self.evidence.has_changed().unwrap_or(false);
+        let is_proved = |member: &&MemberStatus| {
+            self.peers.is_proof_fresh(MemberId(member.id), member.evidence, is_known)
         };
-        let hints = hints(&members, state, self.members.quorum());
+        let view = View {
+            quorum: self.members.quorum(),
+            is_settled: agree && own.open && own.committed.index.0 > 0,
+            down: members.iter().filter(|it| !self.peers.is_heard(MemberId(it.id))).map(|it| it.id).collect(),
+            proved: members.iter().filter(is_proved).map(|it| it.id).collect(),
+            members: &members,
+        };
+        let (state, tolerates, hints) = (view.health(), view.tolerates(), view.hints());
         let cluster = ClusterStatus {
             name: self.genesis.name.clone(),
             id: self.members.cluster().to_string(),
@@ -151,7 +157,7 @@ impl NodeService {
             state,
             n: self.members.n() as u64,
             f: self.members.f() as u64,
-            tolerates: reachable.saturating_sub(self.members.quorum()) as u64,
+            tolerates,
             epoch: self.members.epoch().0,
             term: own.term.0,
             leader: own.leader.0,
@@ -177,16 +183,34 @@ impl NodeService {
         if self.members.get(node).is_none() {
             return Err(Failure::NoSuchMember(node.0));
         }
-        if matches!(change, FaultChange::Start { .. }) && !beyond_f {
-            let is_faulty = |id: &MemberId| *id == node || !self.faults_of(*id).is_empty();
-            let (faulty, f) = (self.members.ids().filter(is_faulty).count(), self.members.f());
-            if faulty > f {
-                return Err(Failure::BeyondF { faulty: faulty as u64, f: f as u64 });
-            }
+        if !self.peers.is_heard(node) {
+            return Err(Failure::MemberDown(node.0));
         }
-        let faults = self.control.change(node, change).await?;
+        let faults = match change {
+            FaultChange::Start { .. } => {
+                self.check_bound(node, beyond_f)?;
+                self.control.change(node, change).await?
+            }
+            // It may have ended a moment ago, and its faults with it: that need not be waited for.
+            FaultChange::Clear => tokio::select! {
+                biased;
+                changed = self.control.change(node, change) => changed?,
+                () = self.peers.gone(node) => return Err(Failure::MemberDown(node.0)),
+            },
+        };
         self.peers.hear_faults(node, faults);
         Ok(Response::Injected)
+    }
+
+    /// Whether one more faulty member is within what the cluster tolerates. Who is down is faulty.
+    fn check_bound(&self, node: MemberId, beyond_f: bool) -> Result<(), Failure> {
+        let is_faulty =
+            |id: &MemberId| *id == node || !self.peers.is_heard(*id) || !self.faults_of(*id).is_empty();
+        let (faulty, f) = (self.members.ids().filter(is_faulty).count(), self.members.f());
+        if faulty > f && !beyond_f {
+            return Err(Failure::BeyondF { faulty: faulty as u64, f: f as u64 });
+        }
+        Ok(())
     }
 
     fn faults_of(&self, id: MemberId) -> Vec<String> {
@@ -194,20 +218,8 @@ impl NodeService {
     }
 
     fn accusations(&self) -> Vec<Accusation> {
-        let accuse = |evidence: &Evidence| {
-            let offence = evidence.offence(&self.members);
-            let accused = self.members.get(offence.accused)?;
-            Some(Accusation {
-                accused: accused.id.0,
-                name: accused.name.clone(),
-                kind: offence.kind.to_string(),
-                epoch: offence.epoch.0,
-                term: offence.term.0,
-                index: offence.index.0,
-                evidence: evidence.clone(),
-            })
-        };
-        self.evidence.borrow().iter().filter_map(accuse).collect()
+        let held = self.evidence.borrow();
+        held.iter().filter_map(|evidence| Accusation::of(evidence.clone(), &self.members)).collect()
     }
 
     fn member_status(&self, member: &Member, own: &replica::Status) -> MemberStatus {
@@ -234,35 +246,10 @@ impl NodeService {
     }
 }
 
-fn hints(members: &[MemberStatus], state: Health, quorum: usize) -> Vec<String> {
-    let away: Vec<_> =
-        members.iter().filter(|member| !member.reachable).map(|member| member.name.as_str()).collect();
-    let away = away.join(", ");
-    let mut hints = match state {
-        Health::NoQuorum => vec![format!(
-            "nothing can be decided until {quorum} members are reachable: start {away}, or mend the network to them"
-        )],
-        Health::Degraded if !away.is_empty() => {
-            vec![format!("not heard of: {away}; see whether bftd runs there and UDP reaches it")]
-        }
-        Health::Degraded => vec!["the members are changing the term; ask again in a moment".to_owned()],
-        Health::Healthy | Health::Uninitialised => Vec::new(),
-    };
-    let faulty = members.iter().filter(|member| !member.faults.is_empty());
-    let faulty: Vec<_> =
-        faulty.map(|member| format!("{} ({})", member.name, member.faults.join(", "))).collect();
-    if !faulty.is_empty() {
-        hints.push(format!("faults are injected at {}; bftctl inject clear ends them", faulty.join(", ")));
-    }
-    let accused = members.iter().filter(|member| member.evidence > 0);
-    let accused: Vec<_> = accused.map(|member| member.name.as_str()).collect();
-    if !accused.is_empty() {
-        hints.push(format!("proved to have lied: {}; bftctl evidence ls shows how", accused.join(", ")));
-    }
-    hints
-}
-
 fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,9 +32,12 @@ const KINDS: [&str; 12] = [
 /// Those that leave a proof: of a follower, and of a leader.
 const PROVED: [&[&str]; 2] = [&["malicious"], &["malicious", "equivocate"]];
 
+fn start(fault: &str) -> FaultChange {
+    FaultChange::Start { fault: fault.to_owned(), for_ms: None }
+}
+
 async fn inject(cluster: &Cluster, asked: u8, node: u8, fault: &str) {
-    let change = FaultChange::Start { fault: fault.to_owned(), for_ms: None };
-    cluster.client(asked).await.unwrap().inject(node, change, false).await.unwrap();
+    cluster.client(asked).await.unwrap().inject(node, start(fault), false).await.unwrap();
 }
 
 async fn clear(cluster: &Cluster, asked: u8, node: u8) {
@@ -59,6 +62,7 @@ async fn accused(cluster: &Cluster, asked: u8) -> BTreeSet<u8> {
     proofs.into_iter().map(|proof| proof.accused).collect()
 }
 
+/// Waits until a node has a proof against a liar.
 async fn wait_accused(cluster: &Cluster, asked: u8, liar: u8) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !accused(cluster, asked).await.contains(&liar) {
@@ -83,6 +87,7 @@ async fn all_kinds(n: u8, leads: bool) {
         let shown = cluster.status(asked).await.unwrap();
         let member = shown.members.iter().find(|member| member.id == target).unwrap();
         assert_eq!(member.faults, [kind], "the status of node {asked} names it at once");
+        assert_eq!((shown.cluster.state, shown.cluster.tolerates), (Health::Degraded, 0), "{kind}");
         wait_progress(&load, 100, &format!("{kind} at node {target}, leader: {leads}")).await;
         let led = shown.cluster.leader == target;
         if PROVED[usize::from(leads)].contains(&kind) && led == leads {
@@ -125,8 +130,7 @@ async fn two_different_liars_of_seven_harm_nobody() {
     let (first, second, asked) = (leader, (leader + 1) % 7 + 1, (leader + 2) % 7 + 1);
     inject(&cluster, asked, first, "equivocate").await;
     inject(&cluster, asked, second, "malicious").await;
-    let third = FaultChange::Start { fault: "silent".into(), for_ms: None };
-    let refused = cluster.client(asked).await.unwrap().inject(asked, third, false).await;
+    let refused = cluster.client(asked).await.unwrap().inject(asked, start("silent"), false).await;
     assert!(matches!(refused, Err(Error::Failed(Failure::BeyondF { faulty: 3, f: 2 }))), "{refused:?}");
     wait_progress(&load, 200, "with two liars of seven").await;
     // A slow machine may have moved the term before the leader lied: then whoever leads now does.
@@ -187,11 +191,18 @@ async fn a_daemon_that_allows_no_faults_takes_none_and_an_injected_crash_is_one(
     }
     cluster.wait_healthy().await;
     let client = cluster.client(1).await.unwrap();
-    let silent = FaultChange::Start { fault: "silent".into(), for_ms: None };
-    let refused = client.inject(2, silent, false).await;
+    let refused = client.inject(2, start("silent"), false).await;
     assert!(matches!(refused, Err(Error::Failed(Failure::FaultsDisabled { node: 2 }))), "{refused:?}");
     inject(&cluster, 1, 3, "crash").await;
     assert_eq!(cluster.wait_exit(3), None, "it ended by a signal");
+    // It is not heard of any more, and not waited for: neither its faults nor its answer.
+    let (began, cleared) = (Instant::now(), client.inject(3, FaultChange::Clear, false).await);
+    assert!(matches!(cleared, Err(Error::Failed(Failure::MemberDown(3)))), "{cleared:?}");
+    assert!(began.elapsed() < Duration::from_millis(2_500));
+    let status = client.status().await.unwrap();
+    assert!(status.members.iter().all(|member| member.faults.is_empty()), "{status:?}");
+    let refused = client.inject(1, start("slow"), false).await;
+    assert!(matches!(refused, Err(Error::Failed(Failure::BeyondF { faulty: 2, f: 1 }))), "{refused:?}");
     client.put("a".into(), "1".into(), Expect::Anything).await.unwrap();
     cluster.spawn(3);
     cluster.wait_healthy().await;
@@ -230,11 +241,10 @@ async fn beyond_f_correct_members_stop_and_say_why() {
     let mut others = (1..=4).filter(|id| *id != leader);
     let (ally, deceived, other) = (others.next().unwrap(), others.next().unwrap(), others.next().unwrap());
     inject(&cluster, other, ally, "double-vote").await;
-    let divide = FaultChange::Start { fault: "divide".into(), for_ms: None };
     let client = cluster.client(other).await.unwrap();
-    let refused = client.inject(leader, divide.clone(), false).await;
+    let refused = client.inject(leader, start("divide"), false).await;
     assert!(matches!(refused, Err(Error::Failed(Failure::BeyondF { faulty: 2, f: 1 }))), "{refused:?}");
-    client.inject(leader, divide, true).await.unwrap();
+    client.inject(leader, start("divide"), true).await.unwrap();
     for id in [deceived, other] {
         assert_eq!(cluster.wait_exit(id), Some(1), "node {id} has failed");
         let log = cluster.log(id);

@@ -174,6 +174,7 @@ fn config(node: &Node) -> String {
          [admin]\n\
          socket = {socket}\n\
          \n\
+         # For drills: with this any member of the cluster may make this daemon misbehave. Not where data matters.\n\
          [faults]\n\
          enabled = true\n",
         node.name(),

@@ -7,6 +7,7 @@
 use bftd_core::{
     evidence::Evidence,
     kv::{Entry, Listing, Operation, Outcome, Query, Refusal},
+    membership::Membership,
     protocol::Protocol,
 };
 use serde::{Deserialize, Serialize};
@@ -162,6 +163,23 @@ pub struct Accusation {
     pub evidence: Evidence,
 }
 
+impl Accusation {
+    /// What a proof proves, by its own word. None if it accuses nobody of these members. It is not checked here.
+    pub fn of(evidence: Evidence, members: &Membership) -> Option<Self> {
+        let offence = evidence.offence(members);
+        let accused = members.get(offence.accused)?;
+        Some(Self {
+            accused: accused.id.0,
+            name: accused.name.clone(),
+            kind: offence.kind.to_string(),
+            epoch: offence.epoch.0,
+            term: offence.term.0,
+            index: offence.index.0,
+            evidence,
+        })
+    }
+}
+
 /// The state that a query was answered from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct At {
@@ -230,6 +248,12 @@ pub enum Failure {
     /// Its disk or its program fails.
     #[error("the daemon failed: {0}")]
     Internal(String),
+    /// The member concerned gave an answer that no correct daemon gives.
+    #[error("member {0} gave an answer that makes no sense; it may or may not have done it")]
+    MemberUnclear(u8),
+    /// The member concerned is not heard of: it was not asked, or is gone since. If its daemon has ended, its faults have, too.
+    #[error("member {0} is not heard of: its daemon does not run, or can't be reached")]
+    MemberDown(u8),
 }
 
 /// The cluster as one daemon sees it.
@@ -260,7 +284,7 @@ pub struct ClusterStatus {
     pub n: u64,
     /// How many may be faulty by design.
     pub f: u64,
-    /// How many more may fail before writes stop.
+    /// How many more may fail before writes stop. Members that are known to be faulty are not counted on.
     pub tolerates: u64,
     /// The epoch.
     pub epoch: u64,
@@ -280,9 +304,9 @@ pub struct ClusterStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Health {
-    /// All members are reachable, and agree on the term.
+    /// All members are reachable, agree on the term, and have no injected fault.
     Healthy,
-    /// A quorum is, not all.
+    /// A quorum is reachable, but not all is well.
     Degraded,
     /// No quorum is: nothing can be decided.
     NoQuorum,
@@ -313,7 +337,7 @@ pub struct MemberStatus {
     pub corrupt: u64,
     /// Proofs of misbehaviour against it.
     pub evidence: u64,
-    /// Faults injected there.
+    /// Faults injected there; none while it is not heard of, as they end with its daemon.
     pub faults: Vec<String>,
     /// Its program's version, as last heard; empty before.
     pub version: String,

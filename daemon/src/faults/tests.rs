@@ -6,7 +6,7 @@ use bftd_core::{
     crypto::{Ed25519, Ed25519Signer, Signer},
     ids::{Epoch, Index},
     limits::Timing,
-    membership::{Genesis, Member},
+    membership::{Genesis, Member, Membership},
     message::{FetchCommitted, Heartbeat},
     protocol::Protocol,
     verify::Verifier,
@@ -14,7 +14,8 @@ use bftd_core::{
 
 use super::*;
 
-fn faults(is_enabled: bool) -> Faults {
+/// Four members that nobody can reach.
+pub(crate) fn members() -> Arc<Membership> {
     let members = (1..=4).map(|id| Member {
         id: MemberId(id),
         name: format!("node{id}"),
@@ -27,7 +28,12 @@ fn faults(is_enabled: bool) -> Faults {
         created_ms: 0,
         members: members.collect(),
     };
-    let members = Arc::new(genesis.membership().unwrap());
+    Arc::new(genesis.membership().unwrap())
+}
+
+/// The faults of member 2.
+pub(crate) fn faults(is_enabled: bool) -> Faults {
+    let members = members();
     let liar = Liar {
         me: MemberId(2),
         verifier: Arc::new(Verifier::new(Arc::clone(&members), Arc::new(Ed25519))),
@@ -65,8 +71,12 @@ fn what_is_injected_is_named_and_what_is_unknown_refused() {
     }
     faults.change(&start("malicious", None)).unwrap();
     assert_eq!(faults.names(), ["delay=200ms", "link=3", "offline", "malicious"]);
-    for name in ["lazy", "link=2", "link=9", "link=x", "delay=", "drop=200%", "amnesia"] {
-        assert!(matches!(faults.change(&start(name, None)), Err(Failure::UnknownFault(_))), "{name}");
+    let long = "x".repeat(MAX_NAME + 1);
+    let unknown =
+        ["lazy", "link=2", "link=9", "link=x", "delay=", "drop=200%", "amnesia", "link=\x1b[2J", "é", &long];
+    for name in unknown {
+        let Err(Failure::UnknownFault(text)) = faults.change(&start(name, None)) else { panic!("{name}") };
+        assert!(is_printable(&text), "{text}");
     }
     let Err(Failure::UnknownFault(text)) = faults.change(&start("lazy", None)) else { panic!("refused") };
     assert!(text.contains("equivocate") && text.contains("offline"), "{text}");
@@ -117,4 +127,13 @@ fn a_fault_ends_when_its_time_is_over() {
     faults.tick(NOW);
     assert_eq!(faults.names(), ["drop=30%"]);
     assert_eq!(faults.clock(NOW), NOW);
+}
+
+#[test]
+fn a_lie_that_is_too_large_for_the_transport_stays_here() {
+    let faults = faults(true);
+    let (at_limit, over) = (vec![0; MAX_MESSAGE], vec![0; MAX_MESSAGE + 1]);
+    let to = MemberId(1);
+    let parcels = vec![Parcel::bytes(to, over), Parcel::bytes(to, at_limit.clone())];
+    assert_eq!(faults.sendable(parcels), [Parcel::bytes(to, at_limit)]);
 }

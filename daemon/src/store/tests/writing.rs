@@ -134,6 +134,15 @@ impl Drop for Release<'_> {
     }
 }
 
+/// A writer that reports how many records are durable, on a disk whose database takes nothing up.
+fn start_held(disk: &Disk) -> (mpsc::Receiver<u64>, LogWriter, Release<'_>) {
+    let (send, receive) = mpsc::channel();
+    let report = move |result: Result<u64, StoreError>| send.send(result.unwrap()).unwrap();
+    let writer = LogWriter::start(open(disk), Box::new(report)).unwrap();
+    disk.hold_database(true);
+    (receive, writer, Release(disk))
+}
+
 #[test]
 fn a_database_that_falls_behind_holds_the_writer_up_within_bounds() {
     const GROUP: usize = 512;
@@ -143,11 +152,7 @@ fn a_database_that_falls_behind_holds_the_writer_up_within_bounds() {
     let cases = [(many.clone(), MAX_BEHIND_RECORDS / GROUP), (vec![Record::Block(large)], 1)];
     for (records, groups) in cases {
         let disk = Disk::with_log();
-        let (send, receive) = mpsc::channel();
-        let report = move |result: Result<u64, StoreError>| send.send(result.unwrap()).unwrap();
-        let writer = LogWriter::start(open(&disk), Box::new(report)).unwrap();
-        disk.hold_database(true);
-        let _guard = Release(&disk);
+        let (receive, writer, _guard) = start_held(&disk);
         let mut count = 0;
         for _ in 0..groups {
             writer.append(records.clone());
@@ -177,11 +182,7 @@ fn a_database_that_falls_behind_holds_the_writer_up_within_bounds() {
 #[test]
 fn what_the_database_is_taking_up_stays_in_the_write_ahead_files_until_that_is_durable() {
     let disk = Disk::with_log();
-    let (send, receive) = mpsc::channel();
-    let report = move |result: Result<u64, StoreError>| send.send(result.unwrap()).unwrap();
-    let writer = LogWriter::start(open(&disk), Box::new(report)).unwrap();
-    disk.hold_database(true);
-    let _guard = Release(&disk);
+    let (receive, writer, _guard) = start_held(&disk);
     for number in 1..=60 {
         writer.append([Record::Incarnation(Incarnation(number))]);
         writer.flush();

@@ -123,10 +123,8 @@ fn liars_do_not_topple_a_correct_leader() {
     topple(false, 3_000_000).unwrap();
 }
 
-#[test]
-fn a_proved_liar_does_not_lead_on() {
-    let mut play = Play::with_liars(&[1]);
-    play.see(&Event::Calm { term: Term(0) }).unwrap();
+/// Member 2 shows member 3 that member 1 has proposed two blocks.
+fn show_proof(play: &mut Play) {
     let proposal = |time_ms| {
         let header = play.block_with(0, play.root(), vec![], |it| it.time_ms = time_ms).header().clone();
         let signature = play.signer(1).sign(&Proposal::signed_bytes(&header));
@@ -134,6 +132,13 @@ fn a_proved_liar_does_not_lead_on() {
     };
     let proof = Evidence::DoubleProposal { first: proposal(1), second: proposal(2) };
     play.send(2, 3, &Message::Evidence(Box::new(proof))).unwrap();
+}
+
+#[test]
+fn a_proved_liar_does_not_lead_on() {
+    let mut play = Play::with_liars(&[1]);
+    play.see(&Event::Calm { term: Term(0) }).unwrap();
+    show_proof(&mut play);
     let all = nodes(&play, 0);
     fires(end(&mut play, &all, 0, 0), "equivocator-kept");
     let all = nodes(&play, 1);
@@ -144,13 +149,7 @@ fn a_proved_liar_does_not_lead_on() {
 fn a_proved_liar_is_suspected_for_good() {
     for repeats in [true, false] {
         let mut play = Play::with_liars(&[1]);
-        let proposal = |time_ms| {
-            let header = play.block_with(0, play.root(), vec![], |it| it.time_ms = time_ms).header().clone();
-            let signature = play.signer(1).sign(&Proposal::signed_bytes(&header));
-            Proposal { header, signature }
-        };
-        let proof = Evidence::DoubleProposal { first: proposal(1), second: proposal(2) };
-        play.send(2, 3, &Message::Evidence(Box::new(proof))).unwrap();
+        show_proof(&mut play);
         play.at_us += 450_000;
         if repeats {
             play.send(2, 3, &Message::Suspect(play.suspect(2, 0))).unwrap();
