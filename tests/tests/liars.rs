@@ -132,8 +132,17 @@ async fn two_different_liars_of_seven_harm_nobody() {
 /// A write through a node, traced, and what every trace must show.
 async fn traced(cluster: &Cluster, asked: u8) -> Trace {
     let put = Operation::Put { key: "traced".into(), value: "1".into(), expect: Expect::Anything };
+    let before = cluster.status(asked).await.unwrap();
     let (changed, trace) = cluster.client(asked).await.unwrap().execute_traced(put).await.unwrap();
+    let after = cluster.status(asked).await.unwrap();
     let trace = trace.expect("nobody else traces");
+    for (node, (before, after)) in trace.nodes.iter().zip(before.members.iter().zip(&after.members)) {
+        assert!(node.corrupt <= after.corrupt - before.corrupt, "only what came meanwhile: {trace:?}");
+        // What proves to be a lie counts as correct no longer.
+        if after.corrupt == before.corrupt {
+            assert!(node.correct <= after.correct - before.correct, "only what came meanwhile: {trace:?}");
+        }
+    }
     assert_eq!((trace.me, trace.nodes.len()), (asked, 4), "{trace:?}");
     assert!(trace.phases.is_sorted_by_key(|phase| phase.at_us), "{trace:?}");
     assert_eq!(trace.phases.first().unwrap().step, Step::Submitted, "{trace:?}");

@@ -250,6 +250,24 @@ fn a_block_of_a_later_term_has_phases_of_its_own() {
 }
 
 #[test]
+fn a_block_that_takes_anothers_place_in_its_term_has_phases_of_its_own() {
+    let mut world = World::new();
+    let mut answer = world.ask();
+    world.number(None, numbered(1, 1));
+    let lost = block(1, 7, Digest::ZERO, &[(ME, numbered(1, 1))]);
+    let ours = block(1, 7, Digest::ZERO, &[(MemberId(2), numbered(1, 1)), (ME, numbered(1, 1))]);
+    for block in [&lost, &ours] {
+        world.accept(block);
+    }
+    world.prepare(&lost, [1, 2, 3]);
+    world.commit(&[&ours], [1, 2, 3]);
+    world.execute(&lost);
+    world.execute(&ours);
+    let steps = steps(&answer.try_recv().unwrap());
+    assert_eq!(steps, [Step::Submitted, Step::Accepted, Step::Accepted, Step::Committed, Step::Executed]);
+}
+
+#[test]
 fn a_batch_is_followed_under_its_new_number() {
     let mut world = World::new();
     let mut answer = world.ask();
