@@ -146,6 +146,7 @@ fn a_followers_trace_has_every_phase_in_order_with_its_time_and_voters() {
     world.durable();
     world.prepare(&ours, [1, 2, 3]);
     world.commit(&[&ours], [2, 3, 4]);
+    world.execute(&block(1, 6, Digest::ZERO, &[]));
     assert!(answer.try_recv().is_err(), "it is not executed yet");
     world.execute(&ours);
     let at = |step, ms: u64, block, voters: &[u8]| Phase {
@@ -161,7 +162,7 @@ fn a_followers_trace_has_every_phase_in_order_with_its_time_and_voters() {
         at(Step::Durable, 4, None, &[]),
         at(Step::Prepared, 5, there, &[1, 2, 3]),
         at(Step::Committed, 7, there, &[2, 3, 4]),
-        at(Step::Executed, 8, None, &[]),
+        at(Step::Executed, 9, None, &[]),
     ];
     assert_eq!(answer.try_recv().unwrap(), expected);
     assert!(!world.tracer.is_active(), "nothing is followed any more");
