@@ -8,7 +8,7 @@ use std::{
 };
 
 use bftd_client::{
-    Bytes, Changed, Consistency, Entry, Expect, MAX_KEY, MAX_VALUE, Operation, Outcome, Query,
+    Bytes, Changed, Consistency, Entry, Expect, MAX_KEY, MAX_VALUE, Operation, Outcome, Query, Trace,
 };
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -18,6 +18,7 @@ use crate::{
     failure::{Code, Ended, Failure},
     render::{self, printable, text_or_base64},
     session::Session,
+    trace,
 };
 
 /// How many keys are asked for at once.
@@ -27,8 +28,10 @@ const PAGE: u64 = 1000;
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  bftctl put greeting hello\n  bftctl put photo @cat.jpg\n  date | bftctl put now -\n  \
-                        bftctl put greeting bonjour --if-rev 5\n\nA value that begins with `@`, or is `-`, comes through stdin: \
-                        printf @home | bftctl put place -"
+                        bftctl put greeting bonjour --if-rev 5\n  bftctl put greeting salut --trace\n\nA value that \
+                        begins with `@`, or is `-`, comes through stdin: printf @home | bftctl put place -\n\nA trace tells what \
+                        the daemon asked saw, in seconds since the request came: votes go to the leader, so a follower \
+                        sees their certificates, and few messages."
 )]
 pub(crate) struct Put {
     /// The key: 1 B to 4 KiB
@@ -45,6 +48,9 @@ pub(crate) struct Put {
     /// Check that the value is JSON
     #[arg(long)]
     json: bool,
+    /// Print what the agreement took: when and by whose votes, and what messages came meanwhile, as the daemon asked saw it
+    #[arg(long)]
+    trace: bool,
 }
 
 /// Print the value of a key.
@@ -133,7 +139,11 @@ impl Put {
             None => Expect::Anything,
         };
         let operation = Operation::Put { key: self.key.clone().into(), value, expect };
-        let changed = execute(session, operation).await?;
+        let (changed, trace) = if self.trace {
+            execute_traced(session, operation).await?
+        } else {
+            (execute(session, operation).await?, None)
+        };
         let revision = match changed.outcome {
             Outcome::Put { revision } => revision,
             Outcome::Mismatch { found, revision } => {
@@ -141,7 +151,12 @@ impl Put {
             }
             other => return Err(unexpected(&other).into()),
         };
-        print_change(session, &format!("revision {revision}"), revision, None, &changed)?;
+        let words = format!("revision {revision}");
+        print_change(session, &words, revision, None, &changed, trace.as_ref())?;
+        if self.trace && trace.is_none() {
+            session
+                .say("no trace: the daemon follows as many changes as it may already; the value is stored");
+        }
         Ok(Code::Ok)
     }
 }
@@ -306,6 +321,7 @@ impl Del {
             keys,
             Some((revision, keys)),
             &changed,
+            None,
         )?;
         Ok(Code::Ok)
     }
@@ -342,28 +358,50 @@ async fn execute(session: &mut Session, operation: Operation) -> Result<Changed,
     Ok(session.client().await?.execute(operation).await?)
 }
 
+/// [`execute`], with what it took, where the daemon tells.
+async fn execute_traced(
+    session: &mut Session,
+    operation: Operation,
+) -> Result<(Changed, Option<Trace>), Ended> {
+    operation.check().map_err(|refusal| Failure::usage(refusal.to_string()))?;
+    Ok(session.client().await?.execute_traced(operation).await?)
+}
+
 fn print_change(
     session: &Session,
     words: &str,
     value: u64,
     deleted: Option<(u64, u64)>,
     changed: &Changed,
+    trace: Option<&Trace>,
 ) -> Result<(), Ended> {
     #[derive(Serialize)]
-    struct Body {
+    struct Body<'a> {
         revision: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         deleted: Option<u64>,
         index: u64,
         term: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        trace: Option<trace::Body<'a>>,
     }
     let Changed { index, term, .. } = *changed;
     match session.options.output() {
-        Output::Table => render::line(&format!("{words} · block {index} · term {term}")),
-        Output::Value => render::line(&value.to_string()),
+        Output::Table => {
+            let line = format!("{words} · block {index} · term {term}\n");
+            let trace = trace.map_or_else(String::new, |trace| format!("\n{}", trace::text(trace)));
+            render::bytes(format!("{line}{trace}").as_bytes())
+        }
+        Output::Value => {
+            if let Some(trace) = trace {
+                session.say(trace::text(trace).trim_end());
+            }
+            render::line(&value.to_string())
+        }
         Output::Json => {
             let revision = deleted.map_or(value, |(revision, _)| revision);
-            render::json(&Body { revision, deleted: deleted.map(|(_, keys)| keys), index, term })
+            let (deleted, trace) = (deleted.map(|(_, keys)| keys), trace.map(trace::Body::new));
+            render::json(&Body { revision, deleted, index, term, trace })
         }
     }
 }

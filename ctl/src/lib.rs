@@ -18,6 +18,7 @@ mod render;
 mod session;
 mod shell;
 mod status;
+mod trace;
 
 use std::{ffi::OsString, process::ExitCode};
 

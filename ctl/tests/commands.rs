@@ -14,8 +14,8 @@ use std::{
 
 use bftd::admin::{PeerCredentials, Service};
 use bftd_client::{
-    At, Bytes, ClusterStatus, Entry, Expect, Failure, FaultChange, Health, Listing, MemberStatus, Operation,
-    Outcome, Query, Request, Response, Status, genesis::Protocol,
+    At, BlockAt, Bytes, ClusterStatus, Entry, Expect, Failure, FaultChange, Health, Listing, MemberStatus,
+    NodeTally, Operation, Outcome, Phase, Query, Request, Response, Status, Step, Trace, genesis::Protocol,
 };
 use common::bftctl;
 use serde_json::{Value, json};
@@ -41,6 +41,7 @@ struct State {
     refuses: Option<(u8, Failure)>,
     /// Which members were asked to change their faults.
     asked: Vec<u8>,
+    trace: Option<Trace>,
 }
 
 impl Service for Store {
@@ -67,6 +68,12 @@ impl State {
             Request::Execute(operation) => {
                 Response::Executed { outcome: self.execute(operation), index: 12, term: 1 }
             }
+            Request::Traced(operation) => Response::Traced {
+                outcome: self.execute(operation),
+                index: 12,
+                term: 1,
+                trace: self.trace.clone().map(Box::new),
+            },
             Request::Query { query: Query::Get { key }, .. } => {
                 Response::Found { entry: self.entries.get(&key).cloned(), at }
             }
@@ -304,6 +311,90 @@ fn put_get_ls_del_as_in_the_contract() {
     assert_eq!((&deleted["deleted"], &deleted["index"]), (&json!(1), &json!(12)));
 }
 
+/// What node 1, which follows node 2, saw of an agreement in which node 4 lied.
+fn trace() -> Trace {
+    let there = Some(BlockAt { index: 12, term: 1, leader: 2 });
+    let phase = |step, at_us, block, voters: &[u8]| Phase { step, at_us, block, voters: voters.to_vec() };
+    let node = |id: u8, correct, corrupt| NodeTally { id, name: format!("node{id}"), correct, corrupt };
+    Trace {
+        me: 1,
+        phases: vec![
+            phase(Step::Submitted, 41, None, &[]),
+            phase(Step::Accepted, 803, there, &[]),
+            phase(Step::Durable, 1_204, None, &[]),
+            phase(Step::Prepared, 1_834, there, &[1, 2, 3]),
+            phase(Step::Committed, 2_990, there, &[2, 3, 4]),
+            phase(Step::Executed, 3_121, None, &[]),
+        ],
+        total_us: 3_121,
+        nodes: vec![node(1, 0, 0), node(2, 3, 0), node(3, 0, 0), node(4, 1, 1)],
+    }
+}
+
+#[test]
+fn a_traced_put_tells_what_the_agreement_took() {
+    let daemon = Daemon::start();
+    daemon.set(|state| state.trace = Some(trace()));
+    let expected = "\
+revision 1 · block 12 · term 1
+
+  submitted   0.000041s
+  accepted    0.000803s  block 12 of term 1, proposed by 2 node2
+  durable     0.001204s
+  prepared    0.001834s  block 12 of term 1, voted: 1 node1, 2 node2, 3 node3
+  committed   0.002990s  block 12 of term 1, voted: 2 node2, 3 node3, 4 node4
+  executed    0.003121s
+
+Consensus time: 0.003121s
+Node 1 -> 0 correct 0 corrupt (the node asked)
+Node 2 -> 3 correct 0 corrupt
+Node 3 -> 0 correct 0 corrupt
+Node 4 -> 1 correct 1 corrupt
+";
+    assert_eq!(daemon.run(&["put", "a", "1", "--trace"]).ok(), expected);
+    assert_eq!(daemon.run(&["get", "a"]).ok(), "1", "it is a put all the same");
+
+    let put = daemon.run(&["put", "a", "2", "--trace", "-o", "json"]).json();
+    assert_eq!((&put["revision"], &put["index"], &put["term"]), (&json!(2), &json!(12), &json!(1)));
+    let trace = &put["trace"];
+    assert_eq!((&trace["self"], &trace["consensus_time_us"]), (&json!(1), &json!(3121)));
+    assert_eq!(trace["phases"][0], json!({ "name": "submitted", "at_us": 41 }));
+    let prepared = json!({ "name": "prepared", "at_us": 1834, "block": 12, "term": 1, "leader": 2,
+                           "voters": [1, 2, 3] });
+    assert_eq!(trace["phases"][3], prepared);
+    assert_eq!(trace["nodes"][3], json!({ "id": 4, "name": "node4", "correct": 1, "corrupt": 1 }));
+
+    let bare = daemon.run(&["put", "a", "3", "--trace", "-o", "value"]);
+    assert!(bare.stderr.contains("\nConsensus time: 0.003121s\n"), "{}", bare.stderr);
+    assert_eq!(bare.ok(), "3\n");
+    let plain = daemon.run(&["put", "a", "4", "-o", "json"]).json();
+    assert!(plain.get("trace").is_none(), "only where it is asked for");
+}
+
+#[test]
+fn a_trace_says_what_was_not_seen_and_a_put_needs_none() {
+    let daemon = Daemon::start();
+    daemon.set(|state| {
+        let mut partial = trace();
+        partial
+            .phases
+            .retain(|phase| matches!(phase.step, Step::Submitted | Step::Committed | Step::Executed));
+        state.trace = Some(partial);
+    });
+    let text = daemon.run(&["put", "a", "1", "--trace"]).ok();
+    let lines = "\n  submitted   0.000041s\n  accepted    not seen here\n  prepared    not seen here\n  committed   0.002990s  ";
+    assert!(text.contains(lines), "{text}");
+
+    daemon.set(|state| state.trace = None);
+    let ran = daemon.run(&["put", "a", "2", "--trace"]);
+    assert!(ran.stderr.starts_with("no trace: "), "{}", ran.stderr);
+    assert_eq!(ran.ok(), "revision 2 · block 12 · term 1\n");
+    let error = daemon.run(&["put", "a", "3", "--trace", "--if-absent", "-o", "json"]).error(4);
+    assert_eq!(error["found"], 2, "it compares");
+    daemon.set(|state| state.failure = Some(Failure::Stopping));
+    daemon.run(&["put", "a", "3", "--trace", "-o", "json"]).error(7);
+}
+
 #[test]
 fn a_listing_goes_beyond_one_page() {
     let daemon = Daemon::start();
@@ -404,6 +495,7 @@ fn a_change_without_an_answer_is_unknown_and_a_read_is_not() {
     daemon.set(|state| state.is_silent = true);
     let began = Instant::now();
     daemon.run(&["put", "a", "1", "--timeout", "300ms", "-o", "json"]).error(7);
+    daemon.run(&["put", "a", "1", "--trace", "--timeout", "300ms", "-o", "json"]).error(7);
     daemon.run(&["get", "a", "--timeout", "300ms", "-o", "json"]).error(10);
     assert!(began.elapsed() < Duration::from_secs(5));
 }

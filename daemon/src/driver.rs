@@ -21,6 +21,7 @@ use bftd_core::{
     evidence::Evidence,
     ids::{Index, MemberId, Now},
     limits::{MAX_BATCH, MAX_BATCH_REQUESTS, Timing},
+    membership::Membership,
     message::Message,
     replica::{Halt, Input, Output, ReadTicket, Replica, Report, Status, To},
     verify::Verified,
@@ -33,6 +34,7 @@ use crate::{
     peers::Peers,
     serving::Lacking,
     store::{LogWriter, StoreError},
+    trace::{Asked, Tracer},
 };
 
 /// How many events wait for the driver.
@@ -51,8 +53,8 @@ const AT_ONCE: usize = 512;
 pub enum Event {
     /// A verified message.
     Message(MemberId, Verified<Message>),
-    /// A client's change, and whom to tell what came of it.
-    Change(Request, oneshot::Sender<Done>),
+    /// A client's change, whom to tell what came of it, and whether somebody wants to know what it took.
+    Change(Request, oneshot::Sender<Done>, Option<Box<Asked>>),
     /// A client's linearizable read, and whom to tell that it may be answered from local state.
     Read(oneshot::Sender<()>),
 }
@@ -113,12 +115,21 @@ pub struct Driver {
     /// Which record says that which block is committed, of those not durable yet. Bounded as the log's records are.
     commits: VecDeque<(u64, Index)>,
 
-    queue: VecDeque<(Request, oneshot::Sender<Done>)>,
+    queue: VecDeque<Queued>,
     queued_bytes: usize,
     /// The clients of the batch that was submitted last, until it has a number.
     submitted: Waiting,
     reads: BTreeMap<ReadTicket, oneshot::Sender<()>>,
     next_read: u64,
+    tracer: Tracer,
+}
+
+/// A client's change that waits for a batch.
+#[derive(Debug)]
+struct Queued {
+    request: Request,
+    client: oneshot::Sender<Done>,
+    trace: Option<Box<Asked>>,
 }
 
 /// What waits for a record to be durable.
@@ -152,6 +163,8 @@ impl Clock {
 pub struct Parts {
     /// This member.
     pub me: MemberId,
+    /// All members.
+    pub members: Arc<Membership>,
     /// The replica, just started.
     pub replica: Replica,
     /// The clock that it was started with.
@@ -178,6 +191,7 @@ impl Driver {
     /// A driver that has not begun.
     pub fn new(parts: Parts) -> Self {
         Self {
+            tracer: Tracer::new(parts.me, Arc::clone(&parts.members)),
             parts,
             emitted: 0,
             durable: 0,
@@ -266,14 +280,14 @@ impl Driver {
                     self.step(Input::Message(from, message));
                 }
             }
-            Event::Change(request, client) => {
+            Event::Change(request, client, trace) => {
                 if self.queue.len() >= QUEUED_REQUESTS || self.queued_bytes + request.len() > QUEUED_BYTES {
                     // The client may have gone away: then nobody wants to know.
                     let _ = client.send(Err(Refused));
                     return;
                 }
                 self.queued_bytes += request.len();
-                self.queue.push_back((request, client));
+                self.queue.push_back(Queued { request, client, trace });
             }
             Event::Read(client) => {
                 if !self.parts.replica.may_read() {
@@ -292,6 +306,9 @@ impl Driver {
         match event {
             Internal::Durable(durable) => {
                 self.durable = durable?;
+                if self.tracer.is_active() {
+                    self.tracer.see_durable(self.durable, Instant::now());
+                }
                 while let Some((_, index)) = self.commits.pop_front_if(|(record, _)| *record <= self.durable)
                 {
                     self.parts.executor.note_durable(index);
@@ -299,6 +316,9 @@ impl Driver {
             }
             Internal::Executed(executed) => {
                 let (block, state) = executed?;
+                if self.tracer.is_active() {
+                    self.tracer.see_executed(block, Instant::now());
+                }
                 self.step(Input::Executed(block, state));
             }
         }
@@ -335,15 +355,18 @@ impl Driver {
             const OVERHEAD: usize = 8;
             let mut bytes = 256;
             let mut requests = Vec::new();
-            while let Some((request, _)) = self.queue.front() {
-                bytes += request.len() + OVERHEAD;
+            while let Some(next) = self.queue.front() {
+                bytes += next.request.len() + OVERHEAD;
                 if requests.len() >= MAX_BATCH_REQUESTS || (bytes > MAX_BATCH && !requests.is_empty()) {
                     break;
                 }
-                if let Some((request, client)) = self.queue.pop_front() {
+                if let Some(Queued { request, client, trace }) = self.queue.pop_front() {
                     self.queued_bytes -= request.len();
                     requests.push(request);
                     self.submitted.push(client);
+                    if let Some(asked) = trace {
+                        self.tracer.submit(*asked);
+                    }
                 }
             }
             self.step(Input::Submit(requests));
@@ -354,6 +377,9 @@ impl Driver {
     }
 
     fn take_output(&mut self, output: Output) {
+        if self.tracer.is_active() {
+            self.tracer.see(&output, self.emitted + 1, Instant::now());
+        }
         match output {
             Output::Persist(record) => {
                 self.emitted += 1;

@@ -16,4 +16,5 @@ pub mod service;
 pub mod serving;
 pub mod state;
 pub mod store;
+pub mod trace;
 pub mod transport;

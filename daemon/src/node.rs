@@ -213,7 +213,7 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     let service = NodeService {
         me,
         genesis,
-        members,
+        members: Arc::clone(&members),
         peers: Arc::clone(&peers),
         faults: Arc::clone(&faults),
         control,
@@ -226,6 +226,7 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     let admin = tokio::spawn(admin.serve(Arc::new(service), stop.clone()));
     let parts = Parts {
         me,
+        members: Arc::clone(&members),
         replica,
         clock,
         timing,

@@ -7,11 +7,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bftd_client::protocol::{
-    Accusation, At, ClusterStatus, Consistency, Failure, FaultChange, MemberStatus, Request, Response, Status,
+    Accusation, At, ClusterStatus, Consistency, Failure, FaultChange, MemberStatus, NodeTally, Phase,
+    Request, Response, Status, Trace,
 };
 use bftd_core::{
     evidence::Evidence,
@@ -25,10 +26,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     admin::{PeerCredentials, Service},
     control::Control,
-    driver::Event,
+    driver::{Event, Executed},
     faults::Faults,
     peers::Peers,
     state::StateReader,
+    trace::Asked,
 };
 use view::View;
 
@@ -62,6 +64,7 @@ impl Service for NodeService {
     async fn handle(&self, peer: PeerCredentials, request: Request) -> Response {
         let result = match request {
             Request::Execute(operation) => self.execute(&operation).await,
+            Request::Traced(operation) => self.execute_traced(&operation).await,
             Request::Query { query, consistency } => self.query(query, consistency).await,
             Request::Status => Ok(Response::Status(Box::new(self.status()))),
             Request::Evidence => Ok(Response::Evidence(self.accusations())),
@@ -75,19 +78,49 @@ impl Service for NodeService {
 
 impl NodeService {
     async fn execute(&self, operation: &Operation) -> Result<Response, Failure> {
+        let Executed { outcome, block } = self.change(operation, None).await?;
+        Ok(Response::Executed { outcome, index: block.index.0, term: block.term.0 })
+    }
+
+    async fn execute_traced(&self, operation: &Operation) -> Result<Response, Failure> {
+        let (since, before) = (Instant::now(), self.tallies());
+        let (answer, phases) = oneshot::channel();
+        let asked = Box::new(Asked { since, answer });
+        let Executed { outcome, block } = self.change(operation, Some(asked)).await?;
+        let trace = phases.await.ok().map(|phases| Box::new(self.trace(phases, &before)));
+        Ok(Response::Traced { outcome, index: block.index.0, term: block.term.0, trace })
+    }
+
+    async fn change(&self, operation: &Operation, trace: Option<Box<Asked>>) -> Result<Executed, Failure> {
         operation.check().map_err(Failure::Refused)?;
         self.require_quorum()?;
         let (client, done) = oneshot::channel();
-        self.tell_driver(Event::Change(operation.encode(), client))?;
+        self.tell_driver(Event::Change(operation.encode(), client, trace))?;
         match done.await {
-            Ok(Ok(executed)) => Ok(Response::Executed {
-                outcome: executed.outcome,
-                index: executed.block.index.0,
-                term: executed.block.term.0,
-            }),
+            Ok(Ok(executed)) => Ok(executed),
             Ok(Err(_)) => Err(Failure::Busy),
             Err(_) => Err(Failure::Stopping),
         }
+    }
+
+    /// The phases of an agreement, with the messages that have come since `before`.
+    fn trace(&self, phases: Vec<Phase>, before: &[NodeTally]) -> Trace {
+        let mut nodes = self.tallies();
+        for (node, before) in nodes.iter_mut().zip(before) {
+            // One counted as correct before may have turned out to be a lie since.
+            node.correct = node.correct.saturating_sub(before.correct);
+            node.corrupt = node.corrupt.saturating_sub(before.corrupt);
+        }
+        Trace { me: self.me.0, total_us: phases.last().map_or(0, |last| last.at_us), phases, nodes }
+    }
+
+    /// How many messages of each member have come so far.
+    fn tallies(&self) -> Vec<NodeTally> {
+        let tally = |member: &Member| {
+            let (correct, corrupt) = self.peers.counts(member.id);
+            NodeTally { id: member.id.0, name: member.name.clone(), correct, corrupt }
+        };
+        self.members.members().iter().map(tally).collect()
     }
 
     async fn query(&self, query: Query, consistency: Consistency) -> Result<Response, Failure> {

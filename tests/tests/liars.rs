@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bftd_client::{Consistency, Error, Expect, Failure, FaultChange, Health};
+use bftd_client::{Consistency, Error, Expect, Failure, FaultChange, Health, Operation, Step, Trace};
 use bftd_tests::{
     Cluster,
     load::{Load, assert_all_there},
@@ -160,6 +160,70 @@ async fn two_different_liars_of_seven_harm_nobody() {
     assert_all_there(&cluster, &acknowledged).await;
     let accused = accused(&cluster, asked).await;
     assert!(accused.is_subset(&liars), "{accused:?}, liars were {liars:?}");
+}
+
+/// A write through a node, traced, and what every trace must show.
+async fn traced(cluster: &Cluster, asked: u8) -> Trace {
+    let put = Operation::Put { key: "traced".into(), value: "1".into(), expect: Expect::Anything };
+    let before = cluster.status(asked).await.unwrap();
+    let (changed, trace) = cluster.client(asked).await.unwrap().execute_traced(put).await.unwrap();
+    let after = cluster.status(asked).await.unwrap();
+    let trace = trace.expect("nobody else traces");
+    for (node, (before, after)) in trace.nodes.iter().zip(before.members.iter().zip(&after.members)) {
+        assert!(node.corrupt <= after.corrupt - before.corrupt, "only what came meanwhile: {trace:?}");
+        // What proves to be a lie counts as correct no longer.
+        if after.corrupt == before.corrupt {
+            assert!(node.correct <= after.correct - before.correct, "only what came meanwhile: {trace:?}");
+        }
+    }
+    assert_eq!((trace.me, trace.nodes.len()), (asked, 4), "{trace:?}");
+    assert!(trace.phases.is_sorted_by_key(|phase| phase.at_us), "{trace:?}");
+    assert_eq!(trace.phases.first().unwrap().step, Step::Submitted, "{trace:?}");
+    let last = trace.phases.last().unwrap();
+    assert_eq!((last.step, last.at_us), (Step::Executed, trace.total_us), "{trace:?}");
+    let committed = trace.phases.iter().find(|phase| phase.step == Step::Committed).unwrap();
+    assert!(committed.block.unwrap().index >= changed.index, "its block, or one above: {trace:?}");
+    for phase in &trace.phases {
+        let is_certified = matches!(phase.step, Step::Prepared | Step::Committed);
+        let voters: BTreeSet<_> =
+            phase.voters.iter().copied().filter(|id| cluster.ids().any(|it| it == *id)).collect();
+        assert_eq!(voters.len(), phase.voters.len(), "members, each once: {trace:?}");
+        assert_eq!(voters.len() >= 3, is_certified, "a quorum where there is a certificate: {trace:?}");
+        // The leader has gathered the votes itself, so they have come while it waited.
+        if is_certified && phase.block.unwrap().leader == asked {
+            let came = |id: &u8| *id == asked || trace.nodes[usize::from(*id) - 1].correct > 0;
+            assert!(voters.iter().all(came), "{trace:?}");
+        }
+    }
+    trace
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_traced_write_shows_who_voted_and_who_lied() {
+    let cluster = Cluster::start(4).await;
+    for asked in cluster.ids() {
+        let trace = traced(&cluster, asked).await;
+        assert!(trace.nodes.iter().all(|node| node.corrupt == 0), "nobody lies: {trace:?}");
+    }
+    inject(&cluster, 1, 2, "malicious").await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        assert!(Instant::now() < deadline, "the leader's trace shows node 2's false votes");
+        // Votes go to the leader, so it hears the lies of a member that doesn't lead.
+        let asked = cluster.leader(1).await;
+        if asked == 2 {
+            traced(&cluster, 1).await;
+            continue;
+        }
+        let trace = traced(&cluster, asked).await;
+        let of_others = |phase: &&bftd_client::Phase| phase.block.is_some_and(|block| block.leader != 2);
+        let mut certificates = trace.phases.iter().filter(of_others);
+        assert!(certificates.all(|phase| !phase.voters.contains(&2)), "its votes are for nothing: {trace:?}");
+        assert!(trace.nodes.iter().all(|node| node.id == 2 || node.corrupt == 0), "{trace:?}");
+        if trace.nodes[1].corrupt > 0 {
+            break;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

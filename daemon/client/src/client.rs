@@ -27,7 +27,8 @@ use tokio::{
 use crate::{
     frame::{self, FrameError},
     protocol::{
-        Accusation, At, CONNECTION, Call, Consistency, Failure, FaultChange, Reply, Request, Response, Status,
+        Accusation, At, CONNECTION, Call, Consistency, Failure, FaultChange, Reply, Request, Response,
+        Status, Trace,
     },
 };
 
@@ -84,6 +85,15 @@ pub struct Changed {
     pub index: u64,
     /// The term of its block.
     pub term: u64,
+}
+
+impl Changed {
+    fn or_refused(self) -> Result<Self, Error> {
+        match self.outcome {
+            Outcome::Refused(refusal) => Err(Failure::Refused(refusal).into()),
+            _ => Ok(self),
+        }
+    }
 }
 
 /// A connection to a daemon. Clones share it; it closes with the last one.
@@ -227,7 +237,7 @@ impl Client {
     /// [`Error::OutcomeUnknown`] for a change, [`Error::NoAnswer`] for a question, where no answer comes in time or
     /// the connection breaks.
     pub async fn call(&self, request: Request) -> Result<Response, Error> {
-        let may_change = matches!(request, Request::Execute(_) | Request::Inject { .. });
+        let may_change = matches!(request, Request::Execute(_) | Request::Traced(_) | Request::Inject { .. });
         let mut is_sent = false;
         let answer = timeout(self.deadline, self.ask(request, &mut is_sent)).await;
         let why = match answer {
@@ -271,12 +281,23 @@ impl Client {
     pub async fn execute(&self, operation: Operation) -> Result<Changed, Error> {
         operation.check().map_err(Failure::Refused)?;
         match self.call(Request::Execute(operation)).await? {
-            Response::Executed { outcome: Outcome::Refused(refusal), .. } => {
-                Err(Failure::Refused(refusal).into())
+            Response::Executed { outcome, index, term } => Changed { outcome, index, term }.or_refused(),
+            other => Err(not_executed(other)),
+        }
+    }
+
+    /// [`Client::execute`], with what it took; none where the daemon follows as many changes as it may already.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn execute_traced(&self, operation: Operation) -> Result<(Changed, Option<Trace>), Error> {
+        operation.check().map_err(Failure::Refused)?;
+        match self.call(Request::Traced(operation)).await? {
+            Response::Traced { outcome, index, term, trace } => {
+                let changed = Changed { outcome, index, term }.or_refused()?;
+                Ok((changed, trace.map(|trace| *trace)))
             }
-            Response::Executed { outcome, index, term } => Ok(Changed { outcome, index, term }),
-            Response::Failed(Failure::Stopping) => Err(Error::OutcomeUnknown(Failure::Stopping.to_string())),
-            other => Err(unexpected(other)),
+            other => Err(not_executed(other)),
         }
     }
 
@@ -380,8 +401,10 @@ enum Lost {
 /// What a request takes of [`BYTES_IN_FLIGHT`].
 fn weight(request: &Request) -> u32 {
     let bytes = match request {
-        Request::Execute(Operation::Put { key, value, .. }) => key.len().saturating_add(value.len()),
+        Request::Execute(Operation::Put { key, value, .. })
+        | Request::Traced(Operation::Put { key, value, .. }) => key.len().saturating_add(value.len()),
         Request::Execute(Operation::Delete { key: bytes } | Operation::DeletePrefix { prefix: bytes })
+        | Request::Traced(Operation::Delete { key: bytes } | Operation::DeletePrefix { prefix: bytes })
         | Request::Query { query: Query::Get { key: bytes } | Query::Count { prefix: bytes }, .. } => {
             bytes.len()
         }
@@ -391,6 +414,14 @@ fn weight(request: &Request) -> u32 {
         Request::Status | Request::Evidence | Request::Inject { .. } => 0,
     };
     u32::try_from(bytes).map_or(BYTES_IN_FLIGHT, |bytes| bytes.min(BYTES_IN_FLIGHT))
+}
+
+/// The answer to a change that is none.
+fn not_executed(response: Response) -> Error {
+    match response {
+        Response::Failed(Failure::Stopping) => Error::OutcomeUnknown(Failure::Stopping.to_string()),
+        other => unexpected(other),
+    }
 }
 
 fn unexpected(response: Response) -> Error {

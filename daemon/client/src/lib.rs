@@ -30,6 +30,6 @@ pub use bftd_core::{
 pub use bytes::Bytes;
 pub use client::{Changed, Client, DEFAULT_DEADLINE, Error};
 pub use protocol::{
-    Accusation, At, ClusterStatus, Consistency, Failure, FaultChange, Health, MemberStatus, Request,
-    Response, Status,
+    Accusation, At, BlockAt, ClusterStatus, Consistency, Failure, FaultChange, Health, MemberStatus,
+    NodeTally, Phase, Request, Response, Status, Step, Trace,
 };

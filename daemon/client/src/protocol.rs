@@ -75,6 +75,8 @@ pub enum Request {
         /// Even if more members misbehave at once than the cluster tolerates.
         beyond_f: bool,
     },
+    /// [`Request::Execute`], and tell what it took.
+    Traced(Operation),
 }
 
 /// A change of the faults of one daemon.
@@ -142,6 +144,90 @@ pub enum Response {
     Injected,
     /// The daemon could not do it.
     Failed(Failure),
+    /// To [`Request::Traced`]: it is committed and executed.
+    Traced {
+        /// What came of it.
+        outcome: Outcome,
+        /// The index of its block.
+        index: u64,
+        /// The term of its block.
+        term: u64,
+        /// What it took; none where the daemon follows as many changes as it may already.
+        trace: Option<Box<Trace>>,
+    },
+}
+
+/// What one agreement took, as the daemon that was asked saw it, by its own monotonic clock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// The id of the daemon that was asked.
+    pub me: u8,
+    /// In the order of time. What was not seen there is not among them.
+    pub phases: Vec<Phase>,
+    /// From the arrival of the request to its execution, in microseconds: the consensus time.
+    pub total_us: u64,
+    /// Every member, in the order of their ids.
+    pub nodes: Vec<NodeTally>,
+}
+
+/// A step of an agreement. A change of the term in between makes some of them come again, for another block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    /// Which.
+    pub step: Step,
+    /// When, in microseconds after the request came.
+    pub at_us: u64,
+    /// The block that it speaks of, where it does: the one with the change, or one above it in whose certificate it is
+    /// included.
+    pub block: Option<BlockAt>,
+    /// The members whose votes the certificate has; none where there is no certificate.
+    pub voters: Vec<u8>,
+}
+
+/// See [`Phase`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockAt {
+    /// Its index.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// The member that proposed it: its term's leader.
+    pub leader: u8,
+}
+
+/// See [`Phase`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// The change is in a signed batch, on its way to the leader.
+    Submitted,
+    /// The batch goes under another number now, signed anew.
+    Renumbered,
+    /// The daemon, which leads, has put it into a block.
+    Proposed,
+    /// The daemon, which follows, has accepted the leader's block with it.
+    Accepted,
+    /// The block is durable there.
+    Durable,
+    /// There is a Prepare certificate.
+    Prepared,
+    /// There is a Commit certificate.
+    Committed,
+    /// The daemon's state has changed.
+    Executed,
+}
+
+/// How many messages of a member came to the daemon during an agreement, about whatever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeTally {
+    /// The member.
+    pub id: u8,
+    /// Its name.
+    pub name: String,
+    /// Messages that passed every check. None of the daemon itself, which sends itself nothing.
+    pub correct: u64,
+    /// Messages that did not.
+    pub corrupt: u64,
 }
 
 /// A proof that a member lied, and what it proves.
