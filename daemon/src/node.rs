@@ -9,7 +9,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bftd_core::{
     crypto::Ed25519,
-    durable::Durable,
+    durable::{Durable, Unsound},
     ids::{Index, MemberId},
     limits::Timing,
     membership::{Genesis, InvalidMembership, Membership},
@@ -93,6 +93,18 @@ pub enum NodeError {
         /// The last committed one.
         committed: Index,
     },
+    /// The log holds what this member can't have written.
+    #[error(
+        "the log in {} was changed by somebody, or is another member's: {source}; nothing was sent. Find out who did it. \
+         A member whose log can't be trusted must not take part with the same key: let the others replace it",
+        directory.display()
+    )]
+    Unsound {
+        /// The data directory.
+        directory: PathBuf,
+        /// What is wrong.
+        source: Unsound,
+    },
     /// The identity can't be read or made.
     #[error("{0}")]
     Identity(#[from] IdentityError),
@@ -121,7 +133,11 @@ impl NodeError {
     pub fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Self::Genesis(_) | Self::Members { .. } | Self::Protocol { .. } | Self::NotAMember { .. }
+            Self::Genesis(_)
+                | Self::Members { .. }
+                | Self::Protocol { .. }
+                | Self::NotAMember { .. }
+                | Self::Unsound { .. }
         )
     }
 }
@@ -147,6 +163,10 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     let cluster = Cluster { name: genesis.name.clone(), id: members.cluster() };
     let log = LogStore::open(&directory, &cluster)?;
     let mut durable = log.load()?;
+    let verifier = Verifier::new(Arc::clone(&members), Arc::new(Ed25519)).with_own(me, identity.signer());
+    durable
+        .check(me, &verifier)
+        .map_err(|source| NodeError::Unsound { directory: directory.path().to_owned(), source })?;
     durable.evidence.retain(|digest, proof| {
         let checked = proof.check(&members, &Ed25519);
         if let Err(why) = checked {
@@ -168,7 +188,6 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     let (events, event_receiver) = mpsc::channel(EVENTS);
     let (internal, internal_receiver) = mpsc::unbounded_channel();
     let peers = Arc::new(Peers::new(me, &members));
-    let verifier = Verifier::new(Arc::clone(&members), Arc::new(Ed25519)).with_own(me, identity.signer());
     let verifier = Arc::new(verifier);
     let liar = Liar {
         me,

@@ -95,7 +95,7 @@ impl Outlet {
         for Parcel { to, content, delay_us } in parcels {
             let (lane, frame) = match content {
                 Content::Message(message) => packed(&message),
-                Content::Bytes(bytes) => (Lane::Bulk, bytes.into()),
+                Content::Bytes(bytes) => (Lane::Bulk, Frame::of_bytes(&bytes)),
             };
             if delay_us == 0 {
                 self.transport.send(to, lane, frame);

@@ -97,6 +97,11 @@ impl Frame {
         encode(MESSAGE, message)
     }
 
+    /// What a liar sends in the place of a consensus message.
+    pub fn of_bytes(bytes: &[u8]) -> Bytes {
+        [&[MESSAGE], bytes].concat().into()
+    }
+
     /// A progress report as a frame.
     pub fn of_progress(progress: &Progress) -> Bytes {
         encode(PROGRESS, progress)

@@ -13,8 +13,9 @@ use crate::{
     certificate::Certificate,
     crypto::Digest,
     evidence::Evidence,
-    ids::{Incarnation, Index, Term},
+    ids::{Incarnation, Index, MemberId, Term},
     message::EnterTerm,
+    verify::{Misbehavior, Verifier},
 };
 
 /// Something to remember.
@@ -59,6 +60,16 @@ pub struct Committed {
     pub marks: Marks,
 }
 
+/// Something on disk that no honest run of this member has written there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} is not valid: {why}")]
+pub struct Unsound {
+    /// What it is.
+    pub what: &'static str,
+    /// What is wrong with it.
+    pub why: Misbehavior,
+}
+
 /// The sum of all records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durable {
@@ -81,6 +92,40 @@ pub struct Durable {
 }
 
 impl Durable {
+    /// Checks what a replica starts from as if it had come from a peer: a disk may have been changed by somebody, or be
+    /// another member's. Proofs of misbehaviour are not among it: nothing rests on them, and each has a check of its own.
+    ///
+    /// # Errors
+    /// The first thing that is not valid.
+    pub fn check(&self, me: MemberId, verifier: &Verifier) -> Result<(), Unsound> {
+        let of = |what| move |why| Unsound { what, why };
+        let check = |is_so, what, why| if is_so { Ok(()) } else { Err(Unsound { what, why }) };
+        if let Some(entered) = &self.term {
+            const WHAT: &str = "the term vote";
+            check(entered.vote.signer == me, WHAT, Misbehavior::NotAMember(entered.vote.signer))?;
+            verifier.check_enter_term(entered).map_err(of(WHAT))?;
+        }
+        if let Some(position) = &self.position {
+            verifier.check_certificate(position).map_err(of("the highest certificate"))?;
+        }
+        if let Some(committed) = &self.committed {
+            const WHAT: &str = "the newest Commit certificate";
+            let certificate = &committed.certificate;
+            check(certificate.is_commit(), WHAT, Misbehavior::MisplacedCertificate)?;
+            verifier.check_certificate(certificate).map_err(of(WHAT))?;
+            let block = self.committed_block.as_ref().map(|block| block.reference());
+            check(block == Some(certificate.block()), WHAT, Misbehavior::MisplacedCertificate)?;
+        }
+        for block in self.committed_block.iter().chain(self.blocks.values()) {
+            verifier.check_block(block).map_err(of("a block"))?;
+        }
+        for (place, block) in &self.blocks {
+            let is_there = *place == (block.header().index, block.digest());
+            check(is_there, "a block", Misbehavior::Inconsistent)?;
+        }
+        Ok(())
+    }
+
     /// Adds a record, and hands over the blocks that it makes final, rising.
     pub fn apply(&mut self, record: &Record) -> Vec<Arc<Block>> {
         match record {

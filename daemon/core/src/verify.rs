@@ -229,7 +229,7 @@ impl Verifier {
 
     /// A block by itself: its place, its consistency, its size. Who proposed it, and whether its batches are
     /// signed, matters only until a certificate covers it.
-    fn check_block(&self, block: &Block) -> Result<(), Misbehavior> {
+    pub(crate) fn check_block(&self, block: &Block) -> Result<(), Misbehavior> {
         self.check_cluster(block.header().cluster == self.members.cluster())?;
         self.check_epoch(block.header().epoch)?;
         if block.batches().len() > limits::MAX_BLOCK_BATCHES || block.size() > limits::MAX_BLOCK {
@@ -252,7 +252,7 @@ impl Verifier {
         self.check_signature(batch.origin, &batch.signed_bytes(self.members.cluster()), &batch.signature)
     }
 
-    fn check_enter_term(&self, enter: &EnterTerm) -> Result<(), Misbehavior> {
+    pub(crate) fn check_enter_term(&self, enter: &EnterTerm) -> Result<(), Misbehavior> {
         self.check_term_vote(&enter.vote, enter.vote.term)?;
         match (&enter.vote.position, &enter.position) {
             (None, None) => {}
@@ -294,7 +294,7 @@ impl Verifier {
         new_term.position.iter().try_for_each(|certificate| self.check_certificate(certificate))
     }
 
-    fn check_certificate(&self, certificate: &Certificate) -> Result<(), Misbehavior> {
+    pub(crate) fn check_certificate(&self, certificate: &Certificate) -> Result<(), Misbehavior> {
         let Ballot { epoch, .. } = certificate.ballot;
         self.check_epoch(epoch)?;
         self.check_signatures(&certificate.signatures, || {

@@ -241,6 +241,65 @@ fn a_verifier_lets_nothing_through_that_was_not_said() {
     assert!(refused > count / 2);
 }
 
+/// What a verifier refuses of a peer is refused of the disk too, wherever it stands there.
+#[test]
+fn a_replica_does_not_start_from_what_was_not_said() {
+    let corpus = Corpus::new();
+    let [first, second] = corpus.chain();
+    let committed = |certificate: &Arc<Certificate>| {
+        let marks = bftd_core::block::Marks::default();
+        Some(bftd_core::durable::Committed { certificate: Arc::clone(certificate), marks })
+    };
+    let first_at = (first.header().index, first.digest());
+    let second_at = (second.header().index, second.digest());
+    let is_sound = |durable: &Durable| durable.check(MemberId(2), &corpus.verifier).is_ok();
+    let (mut sound, mut count) = (0, 0);
+    let mut check = |is_valid: bool, durables: &[Durable]| {
+        for durable in durables {
+            count += 1;
+            sound += usize::from(is_sound(durable));
+            assert!(is_valid || !is_sound(durable), "{durable:?}");
+        }
+    };
+    for message in corpus.valid() {
+        for altered in std::iter::once(message.clone()).chain(Corpus::altered(&message)) {
+            let is_valid = corpus.verifier.verify(altered.clone()).is_ok();
+            match altered {
+                Message::Certificate(certificate) => {
+                    let position = Some(Arc::clone(&certificate));
+                    check(is_valid, &[Durable { position, ..Durable::default() }]);
+                    // A Prepare certificate commits nothing.
+                    let committed_block = Some(Arc::clone(&second));
+                    let committed = committed(&certificate);
+                    check(false, &[Durable { committed, committed_block, ..Durable::default() }]);
+                }
+                Message::EnterTerm(entered) => {
+                    let is_valid = is_valid && entered.vote.signer == MemberId(2);
+                    check(is_valid, &[Durable { term: Some(entered), ..Durable::default() }]);
+                }
+                Message::Blocks(blocks) => {
+                    for block in &blocks.blocks {
+                        for (at, truth) in [(first_at, &first), (second_at, &second)] {
+                            let blocks = [(at, Arc::clone(block))].into();
+                            check(block == truth, &[Durable { blocks, ..Durable::default() }]);
+                        }
+                    }
+                    if let Some(certificate) = &blocks.certificate {
+                        let committed_block = blocks.blocks.first().cloned();
+                        let certified = Message::Certificate(Arc::clone(certificate));
+                        let is_valid = corpus.verifier.verify(certified).is_ok()
+                            && committed_block.as_ref() == Some(&first);
+                        let committed = committed(certificate);
+                        check(is_valid, &[Durable { committed, committed_block, ..Durable::default() }]);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(sound > 10 && sound < count / 2, "{sound} of {count} may be started from");
+}
+
 #[test]
 fn a_fetch_takes_only_what_a_certificate_covers() {
     let corpus = Corpus::new();

@@ -50,6 +50,9 @@ impl World<'_> {
         for (block, state) in &recovered {
             self.observe(&Event::Executed { node: id, block, state: *state })?;
         }
+        if correct && let Err(unsound) = durable.check(id, &self.verifier) {
+            self.observe(&Event::InvariantBroken { node: id, what: &unsound.to_string() })?;
+        }
         let now = self.now(id);
         let setup = Setup {
             me: id,
