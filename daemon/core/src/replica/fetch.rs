@@ -34,8 +34,9 @@ use crate::{
 /// rank are.
 const WANTS_PER_MEMBER: usize = 2;
 
-/// How often the patience doubles, at most: to 16 resend periods an answer.
-const MAX_DOUBLINGS: u32 = 4;
+/// How often the patience doubles, at most: to 4 resend periods an answer. A leader that catches up must not take so long
+/// over others' silence that it is suspected itself.
+const MAX_DOUBLINGS: u32 = 2;
 
 /// Within how many answers' time a member must have brought something whole. Else it drips.
 const ANSWERS: u64 = 8;
@@ -220,11 +221,14 @@ impl Replica {
 
     pub(super) fn on_blocks(&mut self, from: MemberId, blocks: &Blocks) {
         let Some(first) = blocks.blocks.first() else { return };
-        if let Some(certified) = self.wanted_with(first.digest()) {
+        // An answer to one question may serve the other, too.
+        let wanted = self.wanted_with(first.digest());
+        if let Some(certified) = wanted {
             self.take_ancestors(from, certified, &blocks.blocks);
-        } else if self.fetcher.behind.is_some() {
+        }
+        if self.fetcher.behind.is_some() {
             self.take_committed(from, blocks);
-        } else {
+        } else if wanted.is_none() {
             self.report(Report::Ignored(from, "Blocks", Ignore::NotAskedFor));
         }
     }

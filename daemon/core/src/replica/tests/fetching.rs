@@ -94,11 +94,28 @@ fn a_sync_peer_that_drips_is_passed_over() {
     assert_eq!(cluster.requests(4), ["x", "y", "z"]);
 }
 
+/// Found by the simulator (`toppled`, seed 18458): a run of committed blocks began with one that was wanted by itself, too. The
+/// rest was thrown away, and a leader that was behind was suspected before it had caught up.
+#[test]
+fn an_answer_serves_both_questions() {
+    let mut cluster = Cluster::one_behind();
+    let root = cluster.status(4).committed;
+    let executed = &cluster.nodes[&id(1)].executed;
+    let (lowest, _) = executed.iter().find(|(block, _)| block.index == root.index.next()).unwrap();
+    let certificate = cluster.certificate(BallotKind::Prepare, *lowest);
+    cluster.hear(1, 4, Message::Certificate(certificate));
+    cluster.settle_through(|_, _, message| match &message {
+        Message::FetchCommitted(_) | Message::Blocks(_) => Some(message),
+        _ => None,
+    });
+    assert_eq!(cluster.requests(4), ["x", "y", "z"]);
+}
+
 /// Every answer takes longer than a resend period. Each came when somebody else had been asked, and was thrown away.
 #[test]
 fn slow_answers_are_waited_for() {
     // The second time it is node 1 alone that answers, and never while it is the one asked.
-    for (late_us, in_parts) in [(500_000, true), (7_000_000, false)] {
+    for (late_us, in_parts) in [(500_000, true), (6_000_000, false)] {
         let mut cluster = Cluster::one_behind();
         let mut under_way: VecDeque<(u64, u8, Message)> = VecDeque::new();
         for _ in 0..200 {
