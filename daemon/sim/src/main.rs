@@ -1,7 +1,7 @@
 //! Runs seeds of the simulator, and replays the one that fails.
 
 use std::{
-    io::IsTerminal,
+    io::{IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -64,7 +64,9 @@ const TOLD: usize = 20;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.adversaries {
-        Fault::all().for_each(|fault| println!("{fault}"));
+        let names: Vec<_> = Fault::all().map(|fault| fault.to_string()).collect();
+        // Whoever reads may have seen enough.
+        let _ = writeln!(std::io::stdout(), "{}", names.join("\n"));
         return ExitCode::SUCCESS;
     }
     if let Some(path) = &arguments.story {

@@ -106,6 +106,11 @@ impl DataDir {
         self.path.join(LOG)
     }
 
+    /// Whether the state is here, which is made only after the log.
+    pub(super) fn was_used(&self) -> bool {
+        self.path.join(crate::state::FILE_NAME).exists()
+    }
+
     /// Where the write-ahead files are.
     pub(super) fn wal_paths(&self) -> [PathBuf; 2] {
         WAL.map(|name| self.path.join(name))

@@ -65,6 +65,9 @@ impl LogStore {
             return Err(other_cluster(directory.path(), found, cluster));
         }
         if known.is_none() && !path.exists() {
+            if directory.was_used() {
+                return Err(StoreError::LogLost { path });
+            }
             Self::start(directory, cluster)?;
         }
         let file = open(&path)?;

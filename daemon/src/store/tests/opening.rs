@@ -59,6 +59,14 @@ fn a_lost_log_is_not_started_afresh() {
         let error = LogStore::open(&directory, &cluster()).unwrap_err();
         assert!(matches!(error, StoreError::LogLost { .. }), "{error}");
     }
+    // The record of the cluster is lost with it, but the state shows that there was one.
+    for name in ["log.redb", "cluster.toml"] {
+        fs::remove_file(parent.path().join(name)).unwrap();
+    }
+    fs::write(parent.path().join("state.redb"), "").unwrap();
+    let error = LogStore::open(&directory, &cluster()).unwrap_err();
+    assert!(matches!(error, StoreError::LogLost { .. }), "{error}");
+    assert!(parent.path().join("log.0.wal").exists(), "what is left is left");
     for name in ["log.0.wal", "log.1.wal"] {
         let parent = tempfile::tempdir().unwrap();
         let directory = DataDir::open(parent.path()).unwrap();
