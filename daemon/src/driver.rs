@@ -80,6 +80,8 @@ pub struct Refused;
 pub enum Internal {
     /// The log is durable up to this record, or broken.
     Durable(Result<u64, StoreError>),
+    /// The log can't be read for a peer.
+    Unreadable(StoreError),
     /// A block is executed, or execution is broken.
     Executed(Result<(bftd_core::block::BlockRef, bftd_core::crypto::Digest), crate::state::StateError>),
 }
@@ -90,6 +92,9 @@ pub enum DriverError {
     /// The log can't be written.
     #[error("the log can't be written, and what is not durable must not be voted for: {0}")]
     Log(#[from] StoreError),
+    /// The log can't be read.
+    #[error("the log can't be read, and a peer that lacks blocks can't be served: {0}")]
+    Unreadable(StoreError),
     /// The state can't be changed.
     #[error("the state can't be changed: {0}")]
     State(#[from] crate::state::StateError),
@@ -314,6 +319,7 @@ impl Driver {
                     self.parts.executor.note_durable(index);
                 }
             }
+            Internal::Unreadable(error) => return Err(DriverError::Unreadable(error)),
             Internal::Executed(executed) => {
                 let (block, state) = executed?;
                 if self.tracer.is_active() {

@@ -11,7 +11,7 @@ use std::{
 
 use bftd_core::{
     ids::{Index, MemberId},
-    limits::{FETCH_BLOCKS, FETCH_BYTES},
+    limits::{FETCH_BLOCKS, FETCH_BYTES, MAX_MESSAGE},
     message::{Blocks, Message},
     replica::To,
 };
@@ -68,7 +68,7 @@ impl Lacking {
             let sent = tokio::task::spawn_blocking(move || answer(&log, &outlet, member, after)).await;
             if let Err(error) = sent.unwrap_or(Err(StoreError::Poisoned)) {
                 // The driver has gone only when the daemon stops.
-                let _ = report.send(Internal::Durable(Err(error)));
+                let _ = report.send(Internal::Unreadable(error));
                 return;
             }
             tokio::time::sleep(begun.elapsed()).await;
@@ -77,7 +77,12 @@ impl Lacking {
 }
 
 fn answer(log: &LogReader, outlet: &Outlet, member: MemberId, after: Index) -> Result<(), StoreError> {
-    if let Some(run) = log.committed_after(after, FETCH_BLOCKS, FETCH_BYTES)? {
+    let mut run = log.committed_after(after, FETCH_BLOCKS, FETCH_BYTES)?;
+    if run.as_ref().is_some_and(|run| run.certificate.is_none()) {
+        // A run that proves itself is worth some more: it is believed even when it comes late.
+        run = log.committed_after(after, FETCH_BLOCKS, MAX_MESSAGE / 2)?;
+    }
+    if let Some(run) = run {
         let blocks = Blocks { blocks: run.blocks, certificate: run.certificate };
         outlet.send(To::Member(member), &Message::Blocks(blocks));
     }

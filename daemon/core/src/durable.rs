@@ -62,12 +62,24 @@ pub struct Committed {
 
 /// Something on disk that no honest run of this member has written there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} is not valid: {why}")]
-pub struct Unsound {
-    /// What it is.
-    pub what: &'static str,
-    /// What is wrong with it.
-    pub why: Misbehavior,
+pub enum Unsound {
+    /// No peer could send it either.
+    #[error("{what} is not valid: {why}")]
+    Invalid {
+        /// What it is.
+        what: &'static str,
+        /// What is wrong with it.
+        why: Misbehavior,
+    },
+    /// Another member's vote.
+    #[error("the term vote is that of member {0}")]
+    OtherMember(MemberId),
+    /// A Prepare certificate, or one of another block.
+    #[error("the newest committed block {0:?} is not what its Commit certificate names")]
+    Uncommitted(BlockRef),
+    /// A block under another one's name.
+    #[error("the block {0:?} stands in another one's place")]
+    Misplaced(BlockRef),
 }
 
 /// The sum of all records.
@@ -98,30 +110,28 @@ impl Durable {
     /// # Errors
     /// The first thing that is not valid.
     pub fn check(&self, me: MemberId, verifier: &Verifier) -> Result<(), Unsound> {
-        let of = |what| move |why| Unsound { what, why };
-        let check = |is_so, what, why| if is_so { Ok(()) } else { Err(Unsound { what, why }) };
+        let of = |what| move |why| Unsound::Invalid { what, why };
+        let check = |is_so, unsound| if is_so { Ok(()) } else { Err(unsound) };
         if let Some(entered) = &self.term {
-            const WHAT: &str = "the term vote";
-            check(entered.vote.signer == me, WHAT, Misbehavior::NotAMember(entered.vote.signer))?;
-            verifier.check_enter_term(entered).map_err(of(WHAT))?;
+            check(entered.vote.signer == me, Unsound::OtherMember(entered.vote.signer))?;
+            verifier.check_enter_term(entered).map_err(of("the term vote"))?;
         }
         if let Some(position) = &self.position {
             verifier.check_certificate(position).map_err(of("the highest certificate"))?;
         }
         if let Some(committed) = &self.committed {
-            const WHAT: &str = "the newest Commit certificate";
             let certificate = &committed.certificate;
-            check(certificate.is_commit(), WHAT, Misbehavior::MisplacedCertificate)?;
-            verifier.check_certificate(certificate).map_err(of(WHAT))?;
+            verifier.check_certificate(certificate).map_err(of("the newest Commit certificate"))?;
             let block = self.committed_block.as_ref().map(|block| block.reference());
-            check(block == Some(certificate.block()), WHAT, Misbehavior::MisplacedCertificate)?;
+            let is_certified = certificate.is_commit() && block == Some(certificate.block());
+            check(is_certified, Unsound::Uncommitted(certificate.block()))?;
         }
         for block in self.committed_block.iter().chain(self.blocks.values()) {
             verifier.check_block(block).map_err(of("a block"))?;
         }
         for (place, block) in &self.blocks {
             let is_there = *place == (block.header().index, block.digest());
-            check(is_there, "a block", Misbehavior::Inconsistent)?;
+            check(is_there, Unsound::Misplaced(block.reference()))?;
         }
         Ok(())
     }

@@ -36,6 +36,8 @@ pub const MAX_EVIDENCE: usize = 4;
 pub const WATCHED_PROPOSALS: usize = 64;
 /// A proof is shown again after so many [`Timing::resend_us`], one proof at a time.
 pub const EVIDENCE_RESENDS: u64 = 25;
+/// How many committed blocks are remembered by name, to notice that another one was made final in the place of one of them.
+pub const REMEMBERED_BLOCKS: usize = 256;
 /// For how many indices the state digest is remembered, to compare it with a leader's.
 pub const REMEMBERED_STATES: usize = 256;
 

@@ -66,6 +66,6 @@ impl Adversary for BadSignature {
         let (at, bit) = (self.chance.below(64) as usize, self.chance.below(8));
         let bad = spoiled(message, |signature| signature.0[at] ^= 1 << bit);
         let bad = bad.map(|bad| Parcel::now(to, bad));
-        bad.into_iter().chain([Parcel::now(to, message.clone()).after(self.chance.below(2_000))]).collect()
+        bad.into_iter().chain([Parcel::now(to, message.clone()).after(self.chance.below(200))]).collect()
     }
 }

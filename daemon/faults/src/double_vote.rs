@@ -21,8 +21,8 @@ impl DoubleVote {
 impl Adversary for DoubleVote {
     fn outgoing(&mut self, to: MemberId, message: &Message) -> Vec<Parcel> {
         match message {
-            // A proof against the ally is of no use to it.
-            Message::Evidence(_) => Vec::new(),
+            // A proof against the ally is of no use to it, nor is another's term.
+            Message::Evidence(_) | Message::Suspect(_) => Vec::new(),
             other => vec![Parcel::now(to, other.clone())],
         }
     }

@@ -24,29 +24,46 @@ pub(crate) struct Equivocate {
     deceived: Vec<MemberId>,
     /// Who is shown certificates of forged blocks.
     shown: Vec<MemberId>,
-    /// Whether it lets the deceived see the true story, too, and how much later. Microseconds.
-    true_after_us: Option<u64>,
+    /// Whether it lets the deceived see the true story, too.
+    truth: Truth,
+    /// The true story, until it is time. At most [`WITHHELD`].
+    withheld: Vec<(MemberId, Message)>,
     chain: ForgedChain,
 }
 
+/// When the deceived see the true story.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Truth {
+    Never,
+    /// A little later, in microseconds.
+    After(u64),
+    /// When the forged one is final. Until then, and after, nothing is known of proofs and suspicions.
+    Last,
+}
+
+/// How many messages are withheld: those of a window, to a few members.
+const WITHHELD: usize = 64;
+/// How much later than the certificate that makes the forged story final the true one comes. Microseconds.
+const LAST_US: u64 = 5_000;
+
 impl Equivocate {
     pub fn new(liar: Liar, mut chance: Chance) -> Self {
-        let (deceived, shown) = (chance.some(&liar), chance.some(&liar));
-        let true_after_us = chance.one_in(4).then_some(3_000);
-        Self { liar, deceived, shown, true_after_us, chain: ForgedChain::default() }
+        let (mut deceived, shown) = (chance.some(&liar), chance.some(&liar));
+        let count = liar.others().filter(|id| deceived.contains(id)).count();
+        if count == 0 || count == liar.others().count() {
+            // One story for all would be no lie.
+            deceived = first_half(&liar);
+        }
+        let truth = if chance.one_in(4) { Truth::After(3_000) } else { Truth::Never };
+        Self { liar, deceived, shown, truth, withheld: Vec::new(), chain: ForgedChain::default() }
     }
 
-    /// The first half of the others is deceived, sees the forged certificates, and the true story a little later: enough for
-    /// an ally to vote for both.
+    /// The first half of the others is deceived, sees the forged certificates, and the true story last: enough for an ally
+    /// to vote for both.
     pub fn dividing(liar: Liar) -> Self {
-        let deceived: Vec<_> = liar.others().take(liar.members.n() / 2).collect();
-        Self {
-            shown: deceived.clone(),
-            deceived,
-            true_after_us: Some(30_000),
-            liar,
-            chain: ForgedChain::default(),
-        }
+        let deceived = first_half(&liar);
+        let (shown, chain) = (deceived.clone(), ForgedChain::default());
+        Self { liar, deceived, shown, truth: Truth::Last, withheld: Vec::new(), chain }
     }
 
     /// The block that the deceived get in the place of an honest one.
@@ -66,8 +83,16 @@ impl Adversary for Equivocate {
         match message {
             Message::Append(append) if self.deceived.contains(&to) => {
                 let forged = Parcel::now(to, Message::Append(self.forge(append)));
-                let honest = self.true_after_us.map(|us| Parcel::now(to, message.clone()).after(us));
-                [Some(forged), honest].into_iter().flatten().collect()
+                match self.truth {
+                    Truth::Never => vec![forged],
+                    Truth::After(us) => vec![forged, Parcel::now(to, message.clone()).after(us)],
+                    Truth::Last => {
+                        if self.withheld.len() < WITHHELD {
+                            self.withheld.push((to, message.clone()));
+                        }
+                        vec![forged]
+                    }
+                }
             }
             // A liar does not accuse itself.
             Message::Evidence(_) => Vec::new(),
@@ -75,10 +100,25 @@ impl Adversary for Equivocate {
         }
     }
 
+    fn hears(&mut self, _from: MemberId, message: &Message) -> bool {
+        let accuses = matches!(message, Message::Evidence(_) | Message::Proposal(_) | Message::Suspect(_));
+        self.truth != Truth::Last || !accuses
+    }
+
     fn incoming(&mut self, _from: MemberId, message: &Message) -> Vec<Parcel> {
         let Message::Vote(vote) = message else { return Vec::new() };
         let Some(certificate) = self.chain.gather(&self.liar, vote) else { return Vec::new() };
+        let is_final = certificate.is_commit();
         let message = Message::Certificate(Arc::new(certificate));
-        self.shown.iter().map(|to| Parcel::now(*to, message.clone())).collect()
+        let mut parcels: Vec<_> = self.shown.iter().map(|to| Parcel::now(*to, message.clone())).collect();
+        if is_final {
+            let truth = self.withheld.drain(..);
+            parcels.extend(truth.map(|(to, message)| Parcel::now(to, message).after(LAST_US)));
+        }
+        parcels
     }
+}
+
+fn first_half(liar: &Liar) -> Vec<MemberId> {
+    liar.others().take(liar.members.n() / 2).collect()
 }

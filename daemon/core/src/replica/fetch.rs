@@ -8,9 +8,9 @@
 //! A leader may leave a member out without giving it a reason to suspect. So every member shows its newest Commit certificate to
 //! one other after another, a time-out apart.
 //!
-//! Whoever does not answer within a resend period, or answers with something else, is passed over for the next
-//! member, who begins anew: a liar costs time, never correctness. Each one passed over makes the patience with the next one
-//! longer, and what comes late is taken if it proves itself: so a thin link makes catching up slow, not endless.
+//! Whoever does not answer within a resend period, answers with something else, or drips, is passed over for the next member: a
+//! liar costs time, never correctness. Each one passed over makes the patience with the next one longer, and a whole run is
+//! taken even when it comes late: so a thin link makes catching up slow, not endless.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,13 +26,20 @@ use crate::{
     crypto::Digest,
     durable::Record,
     ids::{Index, MemberId},
-    limits::{FETCH_BLOCKS, FETCH_BYTES, MAX_FETCHED, Timing},
+    limits::{FETCH_BLOCKS, FETCH_BYTES, MAX_BLOCK, MAX_FETCHED, Timing, WINDOW},
     message::{Blocks, FetchAncestors, FetchCommitted, Message},
 };
 
 /// How many certified blocks are fetched at once, for each member of the cluster. Of more, those of the highest
 /// rank are.
 const WANTS_PER_MEMBER: usize = 2;
+
+/// How many bytes of blocks a run in parts may have: no chain between two certificates has more.
+const MAX_FETCHED_BYTES: usize = 2 * WINDOW as usize * MAX_BLOCK;
+
+/// How many bytes of uncommitted blocks a member gets in a tick, and what a question counts at least.
+const SERVED_A_TICK: usize = 4 * FETCH_BYTES;
+const LEAST_COST: usize = 64 << 10;
 
 /// How often the patience doubles, at most: to 4 resend periods an answer. A leader that catches up must not take so long
 /// over others' silence that it is suspected itself.
@@ -45,6 +52,8 @@ const ANSWERS: u64 = 8;
 pub(super) struct Fetcher {
     wants: BTreeMap<Digest, Want>,
     behind: Option<Behind>,
+    /// How many bytes each member's questions have cost since the last tick.
+    served: BTreeMap<MemberId, usize>,
     /// Who was shown the newest Commit certificate last, unasked, and when.
     shown: Option<(MemberId, u64)>,
 }
@@ -198,6 +207,7 @@ impl Replica {
     }
 
     pub(super) fn tick_fetches(&mut self) {
+        self.fetcher.served.clear();
         self.fetch_on();
         self.show_committed();
     }
@@ -226,9 +236,8 @@ impl Replica {
         if let Some(certified) = wanted {
             self.take_ancestors(from, certified, &blocks.blocks);
         }
-        if self.fetcher.behind.is_some() {
-            self.take_committed(from, blocks);
-        } else if wanted.is_none() {
+        let is_run = self.take_committed(from, blocks);
+        if wanted.is_none() && !is_run {
             self.report(Report::Ignored(from, "Blocks", Ignore::NotAskedFor));
         }
     }
@@ -318,10 +327,10 @@ impl Replica {
     }
 
     /// Blocks in rising order, the last one of a run with its Commit certificate. Who is asked may bring a run in parts; a
-    /// whole one is taken from anybody, as it proves itself.
-    fn take_committed(&mut self, from: MemberId, blocks: &Blocks) {
+    /// whole one is taken from anybody, as it proves itself. Answers whether they were of any use.
+    fn take_committed(&mut self, from: MemberId, blocks: &Blocks) -> bool {
         let root = self.tree.root();
-        let Some(behind) = &mut self.fetcher.behind else { return };
+        let Some(behind) = &mut self.fetcher.behind else { return false };
         let is_asked = from == behind.asked.member;
         let mut chain = if is_asked { std::mem::take(&mut behind.chain) } else { Vec::new() };
         let before = chain.len();
@@ -336,20 +345,35 @@ impl Replica {
         if let Some(certificate) = &blocks.certificate {
             let certified = certificate.block().digest;
             if let Some(at) = chain.iter().position(|block| block.digest() == certified) {
-                behind.asked = Asked::first(from);
+                if is_asked {
+                    // A block at a time would be true, and take for ever.
+                    behind.asked = if is_full(blocks) { Asked::first(from) } else { behind.asked.on(from) };
+                }
                 self.take_chain(chain.iter().take(at + 1));
                 self.on_certificate(from, certificate);
-            } else {
-                self.report(Report::Ignored(from, "Blocks", Ignore::NoSuchBlock));
+                return true;
             }
-        } else if !is_asked {
-            self.report(Report::Ignored(from, "Blocks", Ignore::NotAskedFor));
-        } else if chain.len() > before && chain.len() <= MAX_FETCHED {
+            if passes_by(root, blocks, certified) {
+                let certified = certificate.block();
+                self.halt(Halt::ConflictingCertificates { committed: root, certified });
+                return false;
+            }
+        }
+        let bytes: usize = chain.iter().map(|block| block.size()).sum();
+        let fits = chain.len() <= MAX_FETCHED && bytes <= MAX_FETCHED_BYTES;
+        let is_part = is_asked && blocks.certificate.is_none() && chain.len() > before && fits;
+        if !is_part {
+            // When its time is over the next member is asked.
+            chain.truncate(before);
+        }
+        if is_asked {
             behind.chain = chain;
+        }
+        if is_part {
             behind.asked = behind.asked.on(from);
             self.fetch_on();
         }
-        // Else it is of no use: when its time is over the next member is asked.
+        is_part
     }
 
     // The server's side.
@@ -359,6 +383,10 @@ impl Replica {
             && let Some(certificate) = self.committed.clone()
         {
             self.send(To::Member(from), Message::Certificate(certificate));
+        }
+        // Each answer costs time that others need.
+        if self.fetcher.served.get(&from).is_some_and(|bytes| *bytes >= SERVED_A_TICK) {
+            return;
         }
         let mut bytes = 0;
         let mut blocks = Vec::new();
@@ -372,6 +400,7 @@ impl Replica {
             }
             blocks.push(Arc::clone(block));
         }
+        *self.fetcher.served.entry(from).or_default() += bytes.max(LEAST_COST);
         if !blocks.is_empty() {
             self.send(To::Member(from), Message::Blocks(Blocks { blocks, certificate: None }));
         }
@@ -382,6 +411,30 @@ impl Replica {
             self.outputs.push(Output::ServeCommitted { to: from, after: fetch.after });
         }
     }
+}
+
+/// Whether an answer has about as much as one may have: then there is more to come.
+fn is_full(blocks: &Blocks) -> bool {
+    let bytes: usize = blocks.blocks.iter().map(|block| block.size()).sum();
+    blocks.blocks.len() >= FETCH_BLOCKS / 2 || bytes >= FETCH_BYTES / 2
+}
+
+/// Whether blocks are a chain from an index right above the committed block to a certified one, and its first block stands on
+/// another.
+fn passes_by(committed: BlockRef, blocks: &Blocks, certified: Digest) -> bool {
+    let mut above = blocks.blocks.iter().skip_while(|block| block.header().index <= committed.index);
+    let Some(first) = above.next() else { return false };
+    if first.header().index != committed.index.next() || first.header().parent == committed.digest {
+        return false;
+    }
+    let mut last = first.digest();
+    for block in above {
+        if last == certified || block.header().parent != last {
+            break;
+        }
+        last = block.digest();
+    }
+    last == certified
 }
 
 /// Whether somebody is to be asked now, and who: the one named, or when its time is over the next member.

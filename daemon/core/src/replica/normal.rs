@@ -490,12 +490,12 @@ impl Replica {
     pub(super) fn on_certificate(&mut self, from: MemberId, certificate: &Arc<Certificate>) {
         self.watch_certificate(certificate);
         let block = certificate.block();
-        if block.index < self.tree.committed() {
-            return;
-        }
-        if block.index == self.tree.committed() {
-            if block.digest != self.tree.root().digest && certificate.is_commit() {
-                self.halt(Halt::ConflictingCertificates { committed: self.tree.root(), certified: block });
+        if block.index <= self.tree.committed() {
+            let committed = self.tree.committed_at(block.index);
+            if let Some(committed) = committed.filter(|known| known.digest != block.digest)
+                && certificate.is_commit()
+            {
+                self.halt(Halt::ConflictingCertificates { committed, certified: block });
             }
             return;
         }

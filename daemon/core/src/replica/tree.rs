@@ -3,12 +3,16 @@
 //! Every node hangs, over its parents, on the root, which is the newest committed block. Branches come from terms
 //! that were left and from leaders that lie; committing a block removes all but its own descendants.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
     block::{Block, BlockRef, Executed, Marks},
     crypto::Digest,
     ids::Index,
+    limits::REMEMBERED_BLOCKS,
 };
 
 /// What a child must know of its parent.
@@ -34,17 +38,25 @@ struct Node {
 #[derive(Clone, Debug)]
 pub(super) struct BlockTree {
     root: Ancestry,
+    /// The last committed blocks of this run, rising, the root among them; at most [`REMEMBERED_BLOCKS`].
+    committed: VecDeque<BlockRef>,
     nodes: BTreeMap<Digest, Node>,
 }
 
 impl BlockTree {
     pub fn new(root: Ancestry) -> Self {
-        Self { root, nodes: BTreeMap::new() }
+        Self { committed: [root.block].into(), root, nodes: BTreeMap::new() }
     }
 
     /// The newest committed block.
     pub fn root(&self) -> BlockRef {
         self.root.block
+    }
+
+    /// The committed block at an index, while it is remembered.
+    pub fn committed_at(&self, index: Index) -> Option<BlockRef> {
+        let at = self.committed.binary_search_by_key(&index, |block| block.index).ok()?;
+        self.committed.get(at).copied()
     }
 
     /// How far each origin has come on the committed chain.
@@ -120,6 +132,9 @@ impl BlockTree {
         let path = self.path(digest);
         if let Some(node) = self.nodes.get(digest) {
             self.root = node.ancestry.clone();
+            self.committed.extend(path.iter().map(|block| block.reference()));
+            let too_many = self.committed.len().saturating_sub(REMEMBERED_BLOCKS);
+            self.committed.drain(..too_many);
             self.retain_descendants();
         }
         path

@@ -94,6 +94,85 @@ fn a_sync_peer_that_drips_is_passed_over() {
     assert_eq!(cluster.requests(4), ["x", "y", "z"]);
 }
 
+/// One true block an answer, each with its certificate: nobody else was asked, and the end was never reached.
+#[test]
+fn a_sync_peer_that_drips_true_blocks_is_passed_over() {
+    let mut cluster = Cluster::new(4);
+    cluster.isolate(4);
+    for _ in 0..100 {
+        cluster.submit(1, "x");
+        cluster.settle();
+    }
+    cluster.heal();
+    let last = cluster.newest(1);
+    let certificate = cluster.certificate(BallotKind::Commit, last.reference());
+    cluster.hear(3, 4, Message::Certificate(certificate));
+    for _ in 0..80 {
+        cluster.tick_4();
+        cluster.settle_through(|_, to, message| match &message {
+            Message::FetchCommitted(_) if to == 3 => None,
+            Message::Blocks(_) | Message::FetchCommitted(_) => Some(message),
+            _ => None,
+        });
+        let next = cluster.status(4).committed.index.next();
+        let executed = &cluster.nodes[&id(1)].executed;
+        if let Some((at, block)) = executed.iter().find(|(at, _)| at.index == next) {
+            let certificate = Some(cluster.certificate(BallotKind::Commit, *at));
+            let blocks = vec![Arc::clone(block)];
+            cluster.hear(3, 4, Message::Blocks(Blocks { blocks, certificate }));
+        }
+    }
+    assert_eq!(cluster.status(4).committed, last.reference());
+}
+
+/// An answer to another question came between the parts of a run, and the parts before it were thrown away.
+#[test]
+fn a_useless_answer_costs_nothing_that_was_brought() {
+    let mut cluster = Cluster::one_behind();
+    let root = cluster.status(4).committed;
+    let run: Vec<_> = cluster.nodes[&id(1)].executed.iter().map(|(_, block)| Arc::clone(block)).collect();
+    let run: Vec<_> = run.into_iter().filter(|block| block.header().index > root.index).collect();
+    let (first, rest) = run.split_at(1);
+    cluster.wire.clear();
+    cluster.hear(3, 4, part(first));
+    cluster.hear(3, 4, part(&run[2..]));
+    let certificate = Some(cluster.certificate(BallotKind::Commit, cluster.newest(1).reference()));
+    cluster.hear(3, 4, Message::Blocks(Blocks { blocks: rest.to_vec(), certificate }));
+    assert_eq!(cluster.requests(4), ["x", "y", "z"]);
+}
+
+/// More than f members have made two blocks final, and this one has gone on since.
+#[test]
+#[should_panic(expected = "halts: more than f members are faulty")]
+fn another_block_made_final_in_the_place_of_an_older_one_halts() {
+    let mut cluster = Cluster::new(4);
+    for text in ["x", "y", "z"] {
+        cluster.submit(1, text);
+        cluster.settle();
+    }
+    let (older, _) = cluster.nodes[&id(2)].executed[1];
+    let certificate = cluster.certificate(BallotKind::Commit, BlockRef { digest: Digest([7; 32]), ..older });
+    cluster.hear(3, 2, Message::Certificate(certificate));
+}
+
+/// More than f members have made another chain final, and it is longer by now.
+#[test]
+#[should_panic(expected = "halts: more than f members are faulty")]
+fn a_final_chain_that_passes_by_halts() {
+    let mut cluster = Cluster::new(4);
+    cluster.submit(1, "x");
+    cluster.settle();
+    let newest = cluster.newest(1).header().clone();
+    let first = Header { parent: Digest([7; 32]), ..Cluster::child_of(&newest, newest.time_ms) };
+    let second = Cluster::child_of(&first, newest.time_ms);
+    let blocks: Vec<_> =
+        [first, second].map(|header| Arc::new(Block::new(header, vec![]))).into_iter().collect();
+    let certificate = cluster.certificate(BallotKind::Commit, blocks[1].reference());
+    cluster.hear(3, 2, Message::Certificate(Arc::clone(&certificate)));
+    cluster.wire.clear();
+    cluster.hear(3, 2, Message::Blocks(Blocks { blocks, certificate: Some(certificate) }));
+}
+
 /// Found by the simulator (`toppled`, seed 18458): a run of committed blocks began with one that was wanted by itself, too. The
 /// rest was thrown away, and a leader that was behind was suspected before it had caught up.
 #[test]
