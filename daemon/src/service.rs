@@ -24,7 +24,7 @@ use bftd_core::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    admin::{PeerCredentials, Service},
+    admin::{ADMIN_GROUP, PeerCredentials, Service},
     control::Control,
     driver::{Event, Executed},
     faults::Faults,
@@ -208,10 +208,10 @@ impl NodeService {
         change: &FaultChange,
         beyond_f: bool,
     ) -> Result<Response, Failure> {
-        if peer.uid != 0 && peer.uid != rustix::process::geteuid().as_raw() {
-            return Err(Failure::Denied(
-                "faults are injected by root or by the daemon's own user".to_owned(),
-            ));
+        if !peer.is_admin() {
+            return Err(Failure::Denied(format!(
+                "faults are injected by root, by the daemon's own user, and by members of the group {ADMIN_GROUP}"
+            )));
         }
         if self.members.get(node).is_none() {
             return Err(Failure::NoSuchMember(node.0));

@@ -26,6 +26,7 @@ use std::{
 };
 
 use bftd_client::protocol::{Request, Response};
+use nix::unistd::{Group, Uid, User};
 use tokio::{
     net::UnixListener,
     sync::{Semaphore, watch},
@@ -64,6 +65,24 @@ pub struct PeerCredentials {
     pub gid: u32,
     /// The process, where the kernel says.
     pub pid: Option<i32>,
+}
+
+/// Whose members may do more with a daemon than read and write.
+pub const ADMIN_GROUP: &str = "bftd-admin";
+
+impl PeerCredentials {
+    /// Whether the user may do more than read and write: root, the daemon's own user, and members of [`ADMIN_GROUP`].
+    pub fn is_admin(&self) -> bool {
+        self.uid == 0 || self.uid == rustix::process::geteuid().as_raw() || self.is_in(ADMIN_GROUP)
+    }
+
+    /// Whether it is the user's own group, or the host's group database has the user in it. An unknown group has no members.
+    fn is_in(&self, group: &str) -> bool {
+        let Ok(Some(group)) = Group::from_name(group) else { return false };
+        let is_listed = |user: User| group.mem.contains(&user.name);
+        group.gid.as_raw() == self.gid
+            || User::from_uid(Uid::from_raw(self.uid)).is_ok_and(|user| user.is_some_and(is_listed))
+    }
 }
 
 /// Why the socket can't be opened.

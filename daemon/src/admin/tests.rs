@@ -285,3 +285,25 @@ async fn a_change_that_was_never_sent_did_not_happen() {
     assert!(client.is_broken());
     assert!(matches!(client.delete("k".into()).await, Err(Error::NoAnswer(_))));
 }
+
+#[test]
+fn only_members_of_a_group_that_exists_are_in_it() {
+    let own = PeerCredentials { uid: 54_321, gid: 0, pid: None };
+    assert!(own.is_in("root"), "it is the user's own group");
+    let other = PeerCredentials { gid: 54_321, ..own };
+    assert!(!other.is_in("root"));
+    assert!(!own.is_in("no-such-group"));
+    // Whoever the host lists as a member of any group is in it.
+    let text = fs::read_to_string("/etc/group").unwrap();
+    for (group, user) in text.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        Some((fields.next()?, fields.nth(2)?.split(',').next().filter(|user| !user.is_empty())?))
+    }) {
+        if let Ok(Some(user)) = User::from_name(user) {
+            let member = PeerCredentials { uid: user.uid.as_raw(), gid: 54_321, pid: None };
+            assert!(member.is_in(group), "{} is in {group}", user.name);
+        }
+    }
+    assert!(!other.is_admin());
+    assert!(PeerCredentials { uid: 0, ..other }.is_admin());
+}
