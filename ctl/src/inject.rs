@@ -19,7 +19,7 @@ use crate::{
     after_help = "Example:\n  bftctl inject fault --node 2 malicious --for 60s\n  bftctl inject link --node 1 --to 3\n  bftctl \
                   inject clear\n\nA member misbehaves only where its own bftd.toml says `enabled = true` under [faults]; \
                   `bftctl dev up` says so. Who asks is root, the daemon's own user, or in the group bftd-admin. Faults end with the daemon. \
-                  With that any member of the cluster may make the daemon misbehave: not where data matters."
+                  Where it says so, any member of the cluster may make the daemon misbehave: not where data matters."
 )]
 pub(crate) struct Inject {
     #[command(subcommand)]
