@@ -94,6 +94,7 @@ fn a_cluster_comes_up_is_hurt_heals_and_goes() {
     assert_eq!(code, 6, "{stderr}");
 
     sandbox.ok(&["dev", "restart", "2", "3"]);
+    sandbox.ok(&["put", "d", "at once", "--node", "2"]);
     sandbox.wait_status("2", 0);
     assert_ne!(pid(2), before);
     assert_eq!(sandbox.ok(&["get", "b", "--node", "2"]), "without node2");

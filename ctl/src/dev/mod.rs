@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bftd_client::{Client, Health, genesis::Protocol};
+use bftd_client::{Client, Health, Status, genesis::Protocol};
 use clap::{Args, Subcommand};
 use etcetera::BaseStrategy;
 use serde::Serialize;
@@ -33,6 +33,8 @@ use process::{Daemon, Signal};
 const UP: Duration = Duration::from_secs(20);
 /// How long a daemon may take to stop before it is killed.
 const DOWN: Duration = Duration::from_secs(5);
+/// How long a restarted node may take to hear of all others that run.
+const HEARD: Duration = Duration::from_secs(3);
 /// How often we look whether something has happened.
 const LOOK: Duration = Duration::from_millis(25);
 
@@ -128,7 +130,7 @@ impl Dev {
                 let running: Vec<_> =
                     nodes.iter().copied().filter(|node| process::find(node).is_some()).collect();
                 stop(session, &running).await?;
-                restart(session, &nodes).await?;
+                restart(session, &layout, &nodes).await?;
                 finish(session, &nodes)?;
             }
             DevCommand::Pause(numbers) => {
@@ -183,7 +185,7 @@ async fn up(
         }
     }
     let all: Vec<_> = layout.nodes.iter().collect();
-    wait_up(session, &all, &mut started, |state| state == Health::Healthy).await?;
+    wait_up(session, &all, &mut started, |status| status.cluster.state == Health::Healthy).await?;
     let mut contexts = contexts::load()?;
     let sockets = layout.nodes.iter().map(|node| contexts::Node { id: node.id, socket: node.socket.clone() });
     contexts.select_new(contexts::DEV, sockets.collect());
@@ -197,13 +199,20 @@ async fn up(
     print(session, &all)
 }
 
-async fn restart(session: &mut Session, nodes: &[&Node]) -> Result<(), Ended> {
+async fn restart(session: &mut Session, layout: &Layout, nodes: &[&Node]) -> Result<(), Ended> {
     let bftd = process::find_bftd()?;
     let mut started = Vec::new();
     for node in nodes {
         started.push(process::start(&bftd, node)?);
     }
     wait_up(session, nodes, &mut started, |_| true).await?;
+    // What is asked next of it may need the others. Some may be unreachable for a reason of their own.
+    let runs = |node: &&Node| process::find(node).is_some_and(|daemon| daemon.state() == "running");
+    let running = layout.nodes.iter().filter(runs).count();
+    let hears = |status: &Status| status.members.iter().filter(|member| member.reachable).count() >= running;
+    if let Ok(result) = timeout(HEARD, wait_up(session, nodes, &mut started, hears)).await {
+        result?;
+    }
     for node in nodes {
         session.say(&format!("started {}", node.name()));
     }
@@ -215,7 +224,7 @@ async fn wait_up(
     session: &Session,
     nodes: &[&Node],
     started: &mut [process::Started],
-    is_enough: impl Fn(Health) -> bool,
+    is_enough: impl Fn(&Status) -> bool,
 ) -> Result<(), Failure> {
     let limit = session.options.timeout.unwrap_or(UP);
     let deadline = Instant::now() + limit;
@@ -227,8 +236,8 @@ async fn wait_up(
             }
             let said = ask(node, &mut client).await;
             let missing = match said {
-                Ok(state) if is_enough(state) => break,
-                Ok(state) => format!("it says that the cluster is {}", status::word(state)),
+                Ok(said) if is_enough(&said) => break,
+                Ok(said) => format!("it says that the cluster is {}", status::word(said.cluster.state)),
                 Err(why) => why,
             };
             if Instant::now() >= deadline {
@@ -245,8 +254,8 @@ async fn wait_up(
     Ok(())
 }
 
-/// What a node says of the cluster's state; the connection is kept while it works.
-async fn ask(node: &Node, client: &mut Option<Client>) -> Result<Health, String> {
+/// What a node says of the cluster; the connection is kept while it works.
+async fn ask(node: &Node, client: &mut Option<Client>) -> Result<Status, String> {
     let asked = async {
         if client.as_ref().is_none_or(Client::is_broken) {
             *client = Some(Client::connect(&node.socket).await?);
@@ -257,7 +266,7 @@ async fn ask(node: &Node, client: &mut Option<Client>) -> Result<Health, String>
         }
     };
     match timeout(Duration::from_secs(1), asked).await {
-        Ok(Ok(status)) => Ok(status.cluster.state),
+        Ok(Ok(status)) => Ok(status),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer within a second".to_owned()),
     }
