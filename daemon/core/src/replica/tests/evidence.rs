@@ -108,6 +108,25 @@ fn a_proved_leader_is_suspected_after_a_restart_too() {
     }
 }
 
+/// Its blocks go on to commit, and nobody else has the proof.
+#[test]
+fn a_proved_leader_stays_suspected_when_blocks_commit() {
+    let mut cluster = Cluster::new(4);
+    let newest = cluster.newest(1).header().clone();
+    cluster.cut.extend([1, 3, 4].map(|to| (id(2), id(to))));
+    for time_ms in [newest.time_ms, newest.time_ms + 1] {
+        let header = Header { index: Index(newest.index.0 + 3), ..Cluster::child_of(&newest, time_ms) };
+        let signature = key(1).sign(&Proposal::signed_bytes(&header));
+        cluster.hear(1, 2, Message::Proposal(Box::new(Proposal { header, signature })));
+    }
+    assert!(cluster.status(2).suspecting.is_some());
+    cluster.submit(1, "x");
+    cluster.settle();
+    assert_eq!(cluster.requests(2), ["x"]);
+    cluster.run(1_000);
+    assert!(cluster.status(2).suspecting.is_some());
+}
+
 #[test]
 fn a_forgotten_lock_is_proved() {
     let mut cluster = Cluster::new(4);
