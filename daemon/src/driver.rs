@@ -464,6 +464,7 @@ impl Driver {
             }
             Report::Trusting(term) => tracing::info!(term = term.0, "trusting the leader again"),
             Report::Evidence(offence) => {
+                self.parts.peers.note_proof(offence.accused);
                 self.parts.evidence.send_replace(self.parts.replica.evidence().cloned().collect());
                 tracing::warn!(
                     accused = offence.accused.0,

@@ -163,8 +163,8 @@ struct Peer {
     heard: Mutex<Option<(Instant, Progress)>>,
     /// Whether an injected fault here keeps it away.
     is_cut: AtomicBool,
-    /// How many proofs against it were noted, and when there last was a new one.
-    proofs: Mutex<Option<(u64, Option<Instant>)>>,
+    /// When the last proof against it came.
+    proved: Mutex<Option<Instant>>,
 }
 
 impl Peers {
@@ -250,15 +250,17 @@ impl Peers {
         self.peers.get(&id)?.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes how many proofs there are against a member. Answers whether one of them is news: it was first noted a short
-    /// time ago. `is_known` says that those which are noted first were there when the daemon started.
-    pub fn is_proof_fresh(&self, id: MemberId, proofs: u64, is_known: bool) -> bool {
-        let Some(peer) = self.peers.get(&id) else { return false };
-        let mut noted = peer.proofs.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, at) = noted.unwrap_or((if is_known { proofs } else { 0 }, None));
-        let at = if proofs > count { Some(Instant::now()) } else { at };
-        *noted = Some((proofs, at));
-        at.is_some_and(|at| at.elapsed() < FRESH)
+    /// A proof against a member has come just now.
+    pub fn note_proof(&self, accused: MemberId) {
+        if let Some(peer) = self.peers.get(&accused) {
+            *peer.proved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
+
+    /// Whether a proof against a member came a short time ago. Those that were on disk at the start are older.
+    pub fn is_proof_fresh(&self, id: MemberId) -> bool {
+        let proved = |peer: &Peer| *peer.proved.lock().unwrap_or_else(PoisonError::into_inner);
+        self.peers.get(&id).and_then(proved).is_some_and(|at| at.elapsed() < FRESH)
     }
 
     /// Whether a peer's fault keeps its messages from this daemon.
@@ -341,13 +343,11 @@ mod tests {
     #[test]
     fn a_proof_is_news_for_a_while() {
         let (peers, other) = (peers(), MemberId(2));
-        assert!(!peers.is_proof_fresh(other, 2, true), "it was on disk");
-        assert!(!peers.is_proof_fresh(other, 2, false));
-        assert!(peers.is_proof_fresh(other, 3, false), "it is new");
-        assert!(peers.is_proof_fresh(other, 3, false));
+        assert!(!peers.is_proof_fresh(other));
+        peers.note_proof(other);
+        assert!(peers.is_proof_fresh(other) && !peers.is_proof_fresh(MemberId(3)));
         let long_ago = Instant::now().checked_sub(FRESH).unwrap();
-        *peers.peers[&other].proofs.lock().unwrap() = Some((3, Some(long_ago)));
-        assert!(!peers.is_proof_fresh(other, 3, false));
-        assert!(peers.is_proof_fresh(MemberId(3), 1, false), "and one that came before anybody looked");
+        *peers.peers[&other].proved.lock().unwrap() = Some(long_ago);
+        assert!(!peers.is_proof_fresh(other));
     }
 }

@@ -170,11 +170,7 @@ impl NodeService {
             self.members.members().iter().map(|member| self.member_status(member, &own)).collect();
         let agree =
             self.members.ids().all(|id| id == self.me || self.peers.progress(id).1.term == own.term.0);
-        // The driver has told of none yet: what there is was on disk.
-        let is_known = !self.evidence.has_changed().unwrap_or(false);
-        let is_proved = |member: &&MemberStatus| {
-            self.peers.is_proof_fresh(MemberId(member.id), member.evidence, is_known)
-        };
+        let is_proved = |member: &&MemberStatus| self.peers.is_proof_fresh(MemberId(member.id));
         let view = View {
             quorum: self.members.quorum(),
             is_settled: agree && own.open && own.committed.index.0 > 0,
