@@ -154,6 +154,11 @@ impl Clock {
         Self(Instant::now())
     }
 
+    /// When it shows so many microseconds.
+    fn at(&self, monotonic_us: u64) -> Instant {
+        self.0 + Duration::from_micros(monotonic_us)
+    }
+
     /// The time.
     pub fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
@@ -161,6 +166,14 @@ impl Clock {
             monotonic_us: u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_add(1),
             unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
         }
+    }
+}
+
+/// Waits until a time; for ever where there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -244,6 +257,7 @@ impl Driver {
         let mut taken = Vec::with_capacity(AT_ONCE);
         self.carry_out()?;
         loop {
+            let due = self.parts.replica.due_us().map(|due_us| self.parts.clock.at(due_us));
             let is_full = self.parts.log.is_full() || self.parts.executor.behind() >= BEHIND;
             tokio::select! {
                 biased;
@@ -254,6 +268,7 @@ impl Driver {
                         self.on_internal(event)?;
                     }
                 }
+                () = at(due) => self.step(Input::Due),
                 _ = tick.tick() => {
                     self.step(Input::Tick);
                     self.parts.log.flush();

@@ -41,6 +41,8 @@ pub(crate) struct Node {
     pub run: u64,
     pub replica: Option<Replica>,
     pub halted: bool,
+    /// When it last wanted to be called.
+    pub due_us: Option<u64>,
 
     pub disk: Disk,
     /// Records emitted in this run, and durable ones.
@@ -160,6 +162,7 @@ impl Node {
             run: 0,
             replica: None,
             halted: false,
+            due_us: None,
             disk: Disk::default(),
             emitted: 0,
             synced: 0,
@@ -182,6 +185,7 @@ impl Node {
     /// Loses everything but the disk. A sync under way may have made it.
     pub fn crash(&mut self, sync_made_it: bool) {
         self.replica = None;
+        self.due_us = None;
         if let (true, Some(count)) = (sync_made_it, self.syncing) {
             for record in self.unsynced.drain(..count) {
                 self.disk.apply(&record);

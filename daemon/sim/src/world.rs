@@ -55,6 +55,8 @@ const EPOCH_MS: u64 = 1_000_000;
 /// Something that is going to happen.
 enum Next {
     Tick(MemberId),
+    /// What a replica wanted to be called for at this time.
+    Due(MemberId),
     Deliver(MemberId, MemberId, Vec<u8>),
     /// With the run that began the sync.
     SyncDone(MemberId, u64),
@@ -230,6 +232,7 @@ impl<'a> World<'a> {
                 self.tick_adversary(id)?;
                 self.step(id, Input::Tick)
             }
+            Next::Due(id) => self.step(id, Input::Due),
             Next::Deliver(from, to, bytes) => self.deliver(from, to, &bytes),
             Next::SyncDone(id, run) => self.sync_done(id, run),
             Next::Execute(id, run) => self.execute_next(id, run),

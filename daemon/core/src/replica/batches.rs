@@ -161,6 +161,11 @@ impl Pool {
         self.origins.values().flat_map(BTreeMap::values).map(|batch| batch.size()).sum()
     }
 
+    /// How many requests are in the batches.
+    pub fn requests(&self) -> usize {
+        self.origins.values().flat_map(BTreeMap::values).map(|batch| batch.requests.len()).sum()
+    }
+
     pub fn forget_through(&mut self, marks: &Marks) {
         for (origin, pooled) in &mut self.origins {
             *pooled = pooled.split_off(&marks.get(*origin));

@@ -17,6 +17,8 @@ use crate::{
 pub enum Input {
     /// Some time has passed: comes every [`crate::limits::Timing::tick_us`].
     Tick,
+    /// It is the time that [`super::Replica::due_us`] named.
+    Due,
     /// A verified message from a peer, or from this replica itself ([`To::Member`] with its own id).
     Message(MemberId, Verified<Message>),
     /// Requests of this member's own clients, for one batch. Only while [`super::Replica::may_submit`] says so.

@@ -38,6 +38,7 @@
 mod batches;
 mod evidence;
 mod fetch;
+mod gather;
 mod invariants;
 mod io;
 mod normal;
@@ -191,6 +192,9 @@ impl Replica {
         }
         match input {
             Input::Tick => self.on_tick(),
+            Input::Due => {
+                self.propose();
+            }
             Input::Message(from, message) => self.on_message(from, &message),
             Input::Submit(requests) => self.on_submit(requests),
             Input::Read(ticket) => self.on_read(ticket),
@@ -206,6 +210,11 @@ impl Replica {
     /// Whether there is room for another batch of this member's clients.
     pub fn may_submit(&self) -> bool {
         self.origin.has_room()
+    }
+
+    /// When to call with [`Input::Due`], on the monotonic clock.
+    pub fn due_us(&self) -> Option<u64> {
+        self.gathers_until()
     }
 
     /// A summary for operators.

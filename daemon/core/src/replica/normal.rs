@@ -128,11 +128,19 @@ impl Replica {
         if !self.has_begun(&open) || in_flight >= WINDOW {
             return None;
         }
-        if in_flight > 0 && self.pool.size() < self.setup.timing.worth_a_block {
+        let may_fill = in_flight > 0 || self.gathers_until().is_some();
+        if may_fill && self.pool.size() < self.setup.timing.worth_a_block {
             return None;
         }
         let batches = self.pool.choose(&parent.marks, open.tip.index.0);
         (!batches.is_empty()).then_some(batches)
+    }
+
+    /// Until when the next block waits to be filled, if it does.
+    pub(super) fn gathers_until(&self) -> Option<u64> {
+        self.leads()?;
+        let waiting = self.pool.requests();
+        self.term.gather.waits_until(waiting, self.now_us()).filter(|_| waiting > 0)
     }
 
     fn propose_block(&mut self, batches: Vec<Arc<Batch>>) -> bool {
@@ -559,7 +567,9 @@ impl Replica {
     pub(super) fn commit(&mut self, certificate: &Arc<Certificate>) {
         let tip = self.safety.open().map(|open| open.tip);
         let tip_was_here = tip.is_some_and(|tip| self.tree.contains(&tip.digest));
+        let since_us = self.tree.since_us(&certificate.block().digest);
         let chain = self.tree.commit(&certificate.block().digest);
+        let requests = chain.iter().flat_map(|block| block.batches()).map(|batch| batch.requests.len()).sum();
         let root = self.tree.root();
         self.committed = Some(Arc::clone(certificate));
         if self.safety.may_raise(certificate) {
@@ -590,6 +600,8 @@ impl Replica {
             self.raise_incarnation();
         }
         self.forget_committed(root.index);
+        let took_us = since_us.map_or(0, |since| self.now_us().saturating_sub(since));
+        self.term.gather.begin(requests, took_us, self.pool.requests(), self.now.monotonic_us);
         self.after_commit();
     }
 

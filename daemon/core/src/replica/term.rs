@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Replica,
+    gather::Gather,
     io::{Halt, Report, To},
     normal::Ignore,
     votes::VoteKeeper,
@@ -63,6 +64,8 @@ pub(super) struct TermState {
     pub appends: BTreeMap<Index, Append>,
     /// As the leader: the committed index that went out with the last block.
     pub announced: Index,
+    /// As the leader: how long the next block waits to be filled.
+    pub gather: Gather,
     pub heartbeat_us: u64,
     /// The highest index that a Commit vote was sent for.
     pub committed_vote: Index,
@@ -90,6 +93,7 @@ impl TermState {
             waiting: BTreeMap::new(),
             appends: BTreeMap::new(),
             announced: Index(0),
+            gather: Gather::default(),
             heartbeat_us: 0,
             committed_vote: Index(0),
         }

@@ -87,8 +87,21 @@ impl World<'_> {
             }
             self.begin_sync(id);
             if inputs.is_empty() {
+                self.schedule_due(id);
                 return Ok(());
             }
+        }
+    }
+
+    /// Calls the replica again when it wants to be called.
+    fn schedule_due(&mut self, id: MemberId) {
+        let now_us = self.now(id).monotonic_us;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let due_us = node.replica.as_ref().and_then(Replica::due_us);
+        if due_us != std::mem::replace(&mut node.due_us, due_us)
+            && let Some(due_us) = due_us
+        {
+            self.schedule(due_us.saturating_sub(now_us), Next::Due(id));
         }
     }
 
