@@ -15,6 +15,22 @@ pub enum BallotKind {
     Prepare,
     /// "I hold a Prepare certificate for it durably."
     Commit,
+    /// A Prepare vote for a [sole](crate::block::Header::sole) block: when all members have cast it, the block is final.
+    Sole {
+        /// How many members there are.
+        members: u8,
+    },
+}
+
+impl BallotKind {
+    /// Which of the two marks it is about: [`BallotKind::Prepare`] or [`BallotKind::Commit`].
+    #[must_use]
+    pub fn mark(self) -> Self {
+        match self {
+            Self::Prepare | Self::Sole { .. } => Self::Prepare,
+            Self::Commit => Self::Commit,
+        }
+    }
 }
 
 /// What a vote is about.
@@ -103,16 +119,24 @@ pub struct TermVote {
     pub term: Term,
     /// The signer's highest certified block, of a lower term; none where it still is the epoch's root.
     pub position: Option<BlockRef>,
+    /// The sole block that the signer voted for last, unless it knows that one of its index is committed.
+    pub sole: Option<BlockRef>,
     /// Who promises.
     pub signer: MemberId,
-    /// The signer's signature over the three fields above.
+    /// The signer's signature over the first four fields.
     pub signature: Signature,
 }
 
 impl TermVote {
     /// What a member signs to enter a term.
-    pub fn signed_bytes(cluster: ClusterId, epoch: Epoch, term: Term, position: Option<BlockRef>) -> Vec<u8> {
-        Domain::TermVote.signed_bytes(cluster, &(epoch, term, position))
+    pub fn signed_bytes(
+        cluster: ClusterId,
+        epoch: Epoch,
+        term: Term,
+        position: Option<BlockRef>,
+        sole: Option<BlockRef>,
+    ) -> Vec<u8> {
+        Domain::TermVote.signed_bytes(cluster, &(epoch, term, position, sole))
     }
 
     /// Signs a promise.
@@ -121,11 +145,12 @@ impl TermVote {
         epoch: Epoch,
         term: Term,
         position: Option<BlockRef>,
+        sole: Option<BlockRef>,
         me: MemberId,
         signer: &dyn Signer,
     ) -> Self {
-        let signature = signer.sign(&Self::signed_bytes(cluster, epoch, term, position));
-        Self { epoch, term, position, signer: me, signature }
+        let signature = signer.sign(&Self::signed_bytes(cluster, epoch, term, position, sole));
+        Self { epoch, term, position, sole, signer: me, signature }
     }
 
     /// The position's place in the order of positions; the epoch's root ranks lowest.

@@ -119,6 +119,9 @@ pub struct Header {
     pub batches: Digest,
     /// What the leader's state was after an earlier index.
     pub executed: Executed,
+    /// Whether its parent is committed, so that it is the lowest block in flight: all members' votes for it make it final.
+    /// A voter sees to it that this is so.
+    pub sole: bool,
 }
 
 impl Header {

@@ -49,9 +49,13 @@ impl Certificate {
         self.ballot.rank()
     }
 
-    /// Whether it makes its block final.
+    /// Whether it makes its block final: a quorum's Commit votes do, and all members' votes for a sole block.
     pub fn is_commit(&self) -> bool {
-        self.ballot.kind == BallotKind::Commit
+        match self.ballot.kind {
+            BallotKind::Prepare => false,
+            BallotKind::Commit => true,
+            BallotKind::Sole { members } => self.signatures.len() == usize::from(members),
+        }
     }
 }
 

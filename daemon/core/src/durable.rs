@@ -49,6 +49,8 @@ pub struct Accepted {
     /// Votes for this term's blocks are cast only above this index. It rises to the old tip when a Commit
     /// certificate shows that another block stands in the place of one accepted before.
     pub floor: Index,
+    /// The sole block that was voted for last, in whatever term.
+    pub sole: Option<BlockRef>,
 }
 
 /// A committed block with what can't be derived from it cheaply.

@@ -82,7 +82,7 @@ impl OffenceKind {
 impl fmt::Display for OffenceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::DoubleVote(BallotKind::Prepare) => "double Prepare vote",
+            Self::DoubleVote(BallotKind::Prepare | BallotKind::Sole { .. }) => "double Prepare vote",
             Self::DoubleVote(BallotKind::Commit) => "double Commit vote",
             Self::DoubleProposal => "double proposal",
             Self::ForgottenLock => "forgotten lock",
@@ -95,7 +95,7 @@ impl Evidence {
     pub fn of_votes(first: &Vote, second: &Vote) -> Option<Self> {
         let place = |vote: &Vote| {
             let Ballot { kind, epoch, block } = vote.ballot;
-            (vote.signer, kind, epoch, block.term, block.index)
+            (vote.signer, kind.mark(), epoch, block.term, block.index)
         };
         let differ = first.ballot.block.digest != second.ballot.block.digest;
         (place(first) == place(second) && differ)
@@ -126,7 +126,7 @@ impl Evidence {
         match self {
             Self::DoubleVote { first: Vote { ballot, signer, .. }, .. } => Offence {
                 accused: *signer,
-                kind: OffenceKind::DoubleVote(ballot.kind),
+                kind: OffenceKind::DoubleVote(ballot.kind.mark()),
                 epoch: ballot.epoch,
                 term: ballot.block.term,
                 index: ballot.block.index,
@@ -192,9 +192,12 @@ impl Evidence {
                 }
                 check(&Proposal::signed_bytes(&proposal.header), &proposal.signature)
             }),
-            Self::ForgottenLock { commit, term_vote: TermVote { epoch, term, position, signature, .. } } => {
+            Self::ForgottenLock {
+                commit,
+                term_vote: TermVote { epoch, term, position, sole, signature, .. },
+            } => {
                 check_vote(commit)?;
-                check(&TermVote::signed_bytes(cluster, *epoch, *term, *position), signature)
+                check(&TermVote::signed_bytes(cluster, *epoch, *term, *position, *sole), signature)
             }
         }
     }

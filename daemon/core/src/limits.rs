@@ -17,6 +17,8 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 
 /// How many blocks of one term may be in flight: proposed and not committed.
 pub const WINDOW: u64 = 8;
+/// The largest sole block, in bytes: term votes carry it. Larger ones are worth two rounds of votes.
+pub const MAX_SOLE: usize = 64 << 10;
 /// How many of its own batches an origin keeps in flight. More requests wait in the daemon's queue.
 pub const OWN_BATCHES: usize = 4;
 /// How many batches of one origin a leader keeps for coming blocks. The rest is dropped: origins send again.

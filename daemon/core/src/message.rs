@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ballot::{Suspect, TermVote, Vote},
-    block::{Batch, Block, Proposal},
+    block::{Batch, Block, BlockRef, Proposal},
     certificate::{Certificate, SuspectCertificate},
     crypto::{Digest, Signature},
     evidence::Evidence,
     ids::{Epoch, Incarnation, Index, Term},
+    membership::Membership,
 };
 
 /// A message between two replicas.
@@ -102,6 +103,8 @@ pub struct EnterTerm {
     pub position: Option<Arc<Certificate>>,
     /// Why the term before was left; none where the signer was moved by a NewTerm or a certificate of the term.
     pub suspects: Option<Arc<SuspectCertificate>>,
+    /// The sole block that the vote names.
+    pub sole: Option<Arc<Block>>,
 }
 
 /// A quorum's term votes, and the certificate of the highest position among them: where the term starts.
@@ -115,6 +118,23 @@ pub struct NewTerm {
     pub votes: Vec<TermVote>,
     /// The certificate of the highest position; none where all votes report the epoch's root.
     pub position: Option<Arc<Certificate>>,
+    /// The block where the term starts, if that is a sole one: see [`NewTerm::start`].
+    pub sole: Option<Arc<Block>>,
+}
+
+impl NewTerm {
+    /// Where the term starts: on the highest position, or on a sole block above it that so many report that all correct ones
+    /// of them may have voted for it. For then it may be final, and nobody here know.
+    pub fn start(&self, members: &Membership) -> BlockRef {
+        let position = self.position.as_ref().map(|certificate| certificate.block());
+        let place = |block: BlockRef| (block.term, block.index);
+        let may_be_final = |sole: &BlockRef| {
+            let supporters = self.votes.iter().filter(|vote| vote.sole == Some(*sole)).count();
+            supporters + members.f() >= self.votes.len() && Some(place(*sole)) > position.map(place)
+        };
+        let sole = self.votes.iter().filter_map(|vote| vote.sole).find(may_be_final);
+        sole.or(position).unwrap_or(members.root())
+    }
 }
 
 /// See [`Message::FetchAncestors`].
@@ -171,6 +191,8 @@ pub struct ReadAnswer {
     pub round: ReadRound,
     /// The certificate of the highest position; none for the epoch's root.
     pub position: Option<Arc<Certificate>>,
+    /// The sole block that the member voted for last, unless it knows that one of its index is committed.
+    pub sole: Option<BlockRef>,
 }
 
 impl Message {

@@ -24,8 +24,8 @@ use std::{
 };
 
 use crate::{
-    ballot::{Ballot, Suspect, TermVote},
-    block::{Batch, Block, Proposal},
+    ballot::{Ballot, BallotKind, Suspect, TermVote},
+    block::{Batch, Block, BlockRef, Proposal},
     certificate::{Certificate, SuspectCertificate},
     crypto::{CheckSignature, Digest, Domain, Signature, Signer},
     ids::{Epoch, MemberId, Term},
@@ -171,7 +171,7 @@ impl Verifier {
             Message::Batch(batch) => self.check_batch(batch),
             Message::Append(append) => self.check_append(append),
             Message::Vote(vote) => {
-                self.check_epoch(vote.ballot.epoch)?;
+                self.check_ballot(&vote.ballot)?;
                 let bytes = vote.ballot.signed_bytes(self.members.cluster());
                 self.check_signature(vote.signer, &bytes, &vote.signature)
             }
@@ -235,6 +235,9 @@ impl Verifier {
         if block.batches().len() > limits::MAX_BLOCK_BATCHES || block.size() > limits::MAX_BLOCK {
             return Err(Misbehavior::TooLarge);
         }
+        if block.header().sole && block.size() > limits::MAX_SOLE {
+            return Err(Misbehavior::TooLarge);
+        }
         if block.is_consistent() { Ok(()) } else { Err(Misbehavior::Inconsistent) }
     }
 
@@ -261,6 +264,7 @@ impl Verifier {
             }
             _ => return Err(Misbehavior::UnjustifiedPosition),
         }
+        self.check_sole(enter.vote.sole, enter.sole.as_deref())?;
         match &enter.suspects {
             None => Ok(()),
             Some(suspects) if suspects.term.next() == enter.vote.term => {
@@ -272,10 +276,11 @@ impl Verifier {
 
     fn check_term_vote(&self, vote: &TermVote, term: Term) -> Result<(), Misbehavior> {
         self.check_epoch(vote.epoch)?;
-        if vote.term != term || vote.position.is_some_and(|block| block.term >= term) {
+        if vote.term != term || [vote.position, vote.sole].iter().flatten().any(|block| block.term >= term) {
             return Err(Misbehavior::UnjustifiedPosition);
         }
-        let bytes = TermVote::signed_bytes(self.members.cluster(), vote.epoch, vote.term, vote.position);
+        let bytes =
+            TermVote::signed_bytes(self.members.cluster(), vote.epoch, vote.term, vote.position, vote.sole);
         self.check_signature(vote.signer, &bytes, &vote.signature)
     }
 
@@ -288,6 +293,10 @@ impl Verifier {
         if highest != new_term.position.as_ref().map(|certificate| certificate.rank()) {
             return Err(Misbehavior::UnjustifiedPosition);
         }
+        let start = new_term.start(&self.members);
+        let is_certified = start == self.members.root()
+            || new_term.position.as_ref().is_some_and(|certificate| certificate.block() == start);
+        self.check_sole((!is_certified).then_some(start), new_term.sole.as_deref())?;
         for vote in &new_term.votes {
             self.check_term_vote(vote, new_term.term)?;
         }
@@ -295,11 +304,31 @@ impl Verifier {
     }
 
     pub(crate) fn check_certificate(&self, certificate: &Certificate) -> Result<(), Misbehavior> {
-        let Ballot { epoch, .. } = certificate.ballot;
-        self.check_epoch(epoch)?;
+        self.check_ballot(&certificate.ballot)?;
         self.check_signatures(&certificate.signatures, || {
             certificate.ballot.signed_bytes(self.members.cluster())
         })
+    }
+
+    fn check_ballot(&self, ballot: &Ballot) -> Result<(), Misbehavior> {
+        self.check_epoch(ballot.epoch)?;
+        match ballot.kind {
+            BallotKind::Sole { members } if usize::from(members) != self.members.n() => {
+                Err(Misbehavior::NoQuorum)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A sole block, where one is named.
+    fn check_sole(&self, named: Option<BlockRef>, block: Option<&Block>) -> Result<(), Misbehavior> {
+        match (named, block) {
+            (None, None) => Ok(()),
+            (Some(named), Some(block)) if block.reference() == named && block.header().sole => {
+                self.check_block(block)
+            }
+            _ => Err(Misbehavior::UnjustifiedPosition),
+        }
     }
 
     fn check_suspect_certificate(&self, certificate: &SuspectCertificate) -> Result<(), Misbehavior> {

@@ -31,7 +31,8 @@ impl Adversary for DoubleVote {
         let Message::Append(append) = message else { return Vec::new() };
         let block = append.block.reference();
         let leader = self.liar.members.leader(block.term);
-        [BallotKind::Prepare, BallotKind::Commit]
+        let members = u8::try_from(self.liar.members.n()).unwrap_or(u8::MAX);
+        [BallotKind::Prepare, BallotKind::Commit, BallotKind::Sole { members }]
             .map(|kind| self.liar.vote(self.liar.ballot(kind, block)))
             .map(|vote| Parcel::now(leader, Message::Vote(vote)))
             .into()

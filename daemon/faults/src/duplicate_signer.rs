@@ -35,7 +35,7 @@ impl DuplicateSigner {
 
     fn term_vote(&self, term: Term) -> TermVote {
         let Liar { me, members, signer, .. } = &self.liar;
-        TermVote::sign(members.cluster(), members.epoch(), term, None, *me, &**signer)
+        TermVote::sign(members.cluster(), members.epoch(), term, None, None, *me, &**signer)
     }
 
     /// A term that only the liar has left, and only the liar enters.
@@ -45,7 +45,12 @@ impl DuplicateSigner {
         let suspect = Suspect::sign(cluster, epoch, term, *me, &**signer);
         let signatures = vec![(suspect.signer, suspect.signature); members.quorum()];
         let suspects = SuspectCertificate { epoch, term, signatures };
-        EnterTerm { vote: self.term_vote(term.next()), position: None, suspects: Some(Arc::new(suspects)) }
+        EnterTerm {
+            vote: self.term_vote(term.next()),
+            position: None,
+            suspects: Some(Arc::new(suspects)),
+            sole: None,
+        }
     }
 
     fn new_term(&self, term: Term) -> NewTerm {
@@ -53,7 +58,7 @@ impl DuplicateSigner {
         let own = (1..=n).map(|more| Term(term.0 + more)).find(|term| self.liar.leads(*term));
         let term = own.unwrap_or(term);
         let votes = vec![self.term_vote(term); self.liar.members.quorum()];
-        NewTerm { epoch: self.liar.members.epoch(), term, votes, position: None }
+        NewTerm { epoch: self.liar.members.epoch(), term, votes, position: None, sole: None }
     }
 }
 

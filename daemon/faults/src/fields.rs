@@ -24,7 +24,9 @@ pub(crate) enum Field<'a> {
     Digest(&'a mut Digest),
     Signature(&'a mut Signature),
     Kind(&'a mut BallotKind),
+    Flag(&'a mut bool),
     Position(&'a mut Option<BlockRef>),
+    Block(&'a mut Option<Arc<Block>>),
     Certificate(&'a mut Option<Arc<Certificate>>),
     Suspects(&'a mut Option<Arc<SuspectCertificate>>),
     Signers(&'a mut Vec<(MemberId, Signature)>),
@@ -80,7 +82,7 @@ pub(crate) fn visit(message: &mut Message, visit: &mut Visit<'_>) {
             visit(Field::Signature(signature));
         }
         Message::EnterTerm(it) => {
-            let EnterTerm { vote, position, suspects } = Arc::make_mut(it);
+            let EnterTerm { vote, position, suspects, sole } = Arc::make_mut(it);
             term_vote(vote, visit);
             optional(position, visit);
             if let Some(it) = suspects {
@@ -91,14 +93,16 @@ pub(crate) fn visit(message: &mut Message, visit: &mut Visit<'_>) {
                 signatures(it, visit);
             }
             visit(Field::Suspects(suspects));
+            optional_block(sole, visit);
         }
         Message::NewTerm(it) => {
-            let NewTerm { epoch: Epoch(epoch), term: Term(term), votes, position } = Arc::make_mut(it);
+            let NewTerm { epoch: Epoch(epoch), term: Term(term), votes, position, sole } = Arc::make_mut(it);
             visit(Field::Number(epoch));
             visit(Field::Number(term));
             votes.iter_mut().for_each(|vote| term_vote(vote, visit));
             visit(Field::TermVotes(votes));
             optional(position, visit);
+            optional_block(sole, visit);
         }
         Message::FetchAncestors(FetchAncestors { digest, above: Index(above) }) => {
             visit(Field::Digest(digest));
@@ -114,10 +118,11 @@ pub(crate) fn visit(message: &mut Message, visit: &mut Visit<'_>) {
             visit(Field::Number(epoch));
             round(it, visit);
         }
-        Message::ReadAnswer(ReadAnswer { epoch: Epoch(epoch), round: it, position }) => {
+        Message::ReadAnswer(ReadAnswer { epoch: Epoch(epoch), round: it, position, sole }) => {
             visit(Field::Number(epoch));
             round(it, visit);
             optional(position, visit);
+            visit(Field::Position(sole));
         }
     }
 }
@@ -154,7 +159,9 @@ fn header(header: &mut Header, visit: &mut Visit<'_>) {
         time_ms,
         batches,
         executed: Executed { index: Index(executed), state },
+        sole,
     } = header;
+    visit(Field::Flag(sole));
     for number in [epoch, term, index, time_ms, executed] {
         visit(Field::Number(number));
     }
@@ -172,6 +179,13 @@ fn block(block: &mut Arc<Block>, visit: &mut Visit<'_>) {
     *block = Arc::new(Block::new(head, batches));
 }
 
+fn optional_block(sole: &mut Option<Arc<Block>>, visit: &mut Visit<'_>) {
+    if let Some(it) = sole {
+        block(it, visit);
+    }
+    visit(Field::Block(sole));
+}
+
 fn block_ref(block: &mut BlockRef, visit: &mut Visit<'_>) {
     let BlockRef { term: Term(term), index: Index(index), digest } = block;
     visit(Field::Number(term));
@@ -187,13 +201,15 @@ fn ballot(ballot: &mut Ballot, visit: &mut Visit<'_>) {
 }
 
 fn term_vote(vote: &mut TermVote, visit: &mut Visit<'_>) {
-    let TermVote { epoch: Epoch(epoch), term: Term(term), position, signer, signature } = vote;
+    let TermVote { epoch: Epoch(epoch), term: Term(term), position, sole, signer, signature } = vote;
     visit(Field::Number(epoch));
     visit(Field::Number(term));
-    if let Some(block) = position {
-        block_ref(block, visit);
+    for block in [position, sole] {
+        if let Some(block) = block {
+            block_ref(block, visit);
+        }
+        visit(Field::Position(block));
     }
-    visit(Field::Position(position));
     visit(Field::Member(signer));
     visit(Field::Signature(signature));
 }

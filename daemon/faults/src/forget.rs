@@ -16,7 +16,6 @@ use std::{collections::BTreeMap, sync::Arc};
 use bftd_core::{
     ballot::TermVote,
     block::{BlockRef, Executed},
-    certificate::Certificate,
     ids::{Index, MemberId, Term},
     kv,
     message::{Append, EnterTerm, Message, NewTerm},
@@ -60,8 +59,9 @@ impl Forget {
     /// The same TermVote, but with no position.
     fn forget(&self, enter: &EnterTerm) -> EnterTerm {
         let Liar { me, members, signer, .. } = &self.liar;
-        let vote = TermVote::sign(members.cluster(), enter.vote.epoch, enter.vote.term, None, *me, &**signer);
-        EnterTerm { vote, position: None, suspects: enter.suspects.clone() }
+        let vote =
+            TermVote::sign(members.cluster(), enter.vote.epoch, enter.vote.term, None, None, *me, &**signer);
+        EnterTerm { vote, position: None, suspects: enter.suspects.clone(), sole: None }
     }
 
     /// Whether to let the deceived wait for a term to start, for more TermVotes to choose from.
@@ -80,24 +80,29 @@ impl Forget {
         let mut votes: Vec<_> = reported.values().collect();
         votes.sort_by_key(|enter| enter.vote.rank());
         let own = honest.votes.iter().find(|vote| vote.signer == self.liar.me);
-        let template = EnterTerm { vote: own?.clone(), position: None, suspects: None };
+        let template = EnterTerm { vote: own?.clone(), position: None, suspects: None, sole: None };
         let own = Arc::new(self.forget(&template));
         let mut chosen = vec![&own];
         chosen.extend(votes.into_iter().take(self.liar.members.quorum() - 1));
         let position = chosen.iter().max_by_key(|enter| enter.vote.rank())?.position.clone();
         chosen.sort_by_key(|enter| enter.vote.signer);
-        let root = self.liar.members.root();
-        let block = |position: &Option<Arc<Certificate>>| position.as_ref().map_or(root, |at| at.block());
-        let starts = (block(&honest.position), block(&position));
-        if starts.0 != starts.1 && self.starts.len() < REMEMBERED {
-            self.starts.insert(honest.term, starts);
-        }
-        Some(NewTerm {
+        let is_certified = position.as_ref().map(|at| at.block());
+        let mut lower = NewTerm {
             epoch: honest.epoch,
             term: honest.term,
             votes: chosen.iter().map(|enter| enter.vote.clone()).collect(),
             position,
-        })
+            sole: None,
+        };
+        let starts = (honest.start(&self.liar.members), lower.start(&self.liar.members));
+        if is_certified != Some(starts.1) {
+            let mut soles = chosen.iter().filter_map(|enter| enter.sole.as_ref());
+            lower.sole = soles.find(|block| block.reference() == starts.1).cloned();
+        }
+        if starts.0 != starts.1 && self.starts.len() < REMEMBERED {
+            self.starts.insert(honest.term, starts);
+        }
+        Some(lower)
     }
 
     /// An empty block on the lower start, in the place of an honest one.

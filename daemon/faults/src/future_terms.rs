@@ -50,8 +50,8 @@ impl FutureTerms {
             1 => Message::Vote(self.liar.vote(self.liar.ballot(BallotKind::Prepare, block))),
             2 => Message::Vote(self.liar.vote(self.liar.ballot(BallotKind::Commit, block))),
             3 => {
-                let vote = TermVote::sign(cluster, epoch, term, None, *me, signer);
-                Message::EnterTerm(Arc::new(EnterTerm { vote, position: None, suspects: None }))
+                let vote = TermVote::sign(cluster, epoch, term, None, None, *me, signer);
+                Message::EnterTerm(Arc::new(EnterTerm { vote, position: None, suspects: None, sole: None }))
             }
             4 => Message::Heartbeat(Heartbeat { epoch, term, certificates: Certificates::default() }),
             _ => {
@@ -60,8 +60,17 @@ impl FutureTerms {
                 let term = own.clone().find(|term| members.leader(*term) == *me).unwrap_or(term);
                 let executed = Executed { index: Index(0), state: kv::empty_state() };
                 let batches = Block::batches_digest(&[]);
-                let header =
-                    Header { cluster, epoch, term, index, parent: digest, time_ms: 0, batches, executed };
+                let header = Header {
+                    cluster,
+                    epoch,
+                    term,
+                    index,
+                    parent: digest,
+                    time_ms: 0,
+                    batches,
+                    executed,
+                    sole: false,
+                };
                 let block = Arc::new(Block::new(header, Vec::new()));
                 Message::Append(self.liar.append(block, Certificates::default()))
             }

@@ -42,8 +42,9 @@ impl HiddenLock {
 
     fn deny(&self, enter: &EnterTerm) -> EnterTerm {
         let Liar { me, members, signer, .. } = &self.liar;
-        let vote = TermVote::sign(members.cluster(), enter.vote.epoch, enter.vote.term, None, *me, &**signer);
-        EnterTerm { vote, position: None, suspects: enter.suspects.clone() }
+        let vote =
+            TermVote::sign(members.cluster(), enter.vote.epoch, enter.vote.term, None, None, *me, &**signer);
+        EnterTerm { vote, position: None, suspects: enter.suspects.clone(), sole: None }
     }
 }
 

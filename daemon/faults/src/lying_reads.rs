@@ -43,11 +43,15 @@ impl Adversary for LyingReads {
         if self.oldest.is_none() {
             self.oldest.clone_from(&answer.position);
         }
-        let position = match self.lie {
-            Lie::Nothing => None,
-            Lie::FarAhead => Some(Arc::new(lying_height::far_ahead(&self.liar))),
-            Lie::Old => self.oldest.clone(),
+        let (position, sole) = match self.lie {
+            Lie::Nothing => (None, None),
+            Lie::FarAhead => {
+                let far_ahead = lying_height::far_ahead(&self.liar);
+                let sole = Some(far_ahead.block());
+                (Some(Arc::new(far_ahead)), sole)
+            }
+            Lie::Old => (self.oldest.clone(), None),
         };
-        vec![Parcel::now(to, Message::ReadAnswer(ReadAnswer { position, ..answer.clone() }))]
+        vec![Parcel::now(to, Message::ReadAnswer(ReadAnswer { position, sole, ..answer.clone() }))]
     }
 }

@@ -47,6 +47,7 @@ impl LyingSync {
                 time_ms: 0,
                 batches: Block::batches_digest(&[]),
                 executed: Executed { index: Index(0), state: kv::empty_state() },
+                sole: false,
             };
             let block = Arc::new(Block::new(header, Vec::new()));
             parent = block.digest();

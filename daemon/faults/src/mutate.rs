@@ -68,8 +68,9 @@ impl Mutate {
                 *it = Suspect::sign(cluster, it.epoch, it.term, *me, &**signer);
             }
             Message::EnterTerm(enter) if enter.vote.signer == *me => {
-                let TermVote { epoch, term, position, .. } = enter.vote;
-                Arc::make_mut(enter).vote = TermVote::sign(cluster, epoch, term, position, *me, &**signer);
+                let TermVote { epoch, term, position, sole, .. } = enter.vote;
+                Arc::make_mut(enter).vote =
+                    TermVote::sign(cluster, epoch, term, position, sole, *me, &**signer);
             }
             Message::Batch(batch) if batch.origin == *me => {
                 let batch = Arc::make_mut(batch);
@@ -103,12 +104,14 @@ pub(crate) fn alter(field: Field<'_>, chance: &mut Chance) {
         Field::Digest(digest) => digest.0[chance.below(32) as usize] ^= 1 << chance.below(8),
         Field::Signature(signature) => signature.0[chance.below(64) as usize] ^= 1 << chance.below(8),
         Field::Kind(kind) => {
-            *kind = match kind {
-                BallotKind::Prepare => BallotKind::Commit,
+            *kind = match *kind {
+                BallotKind::Prepare | BallotKind::Sole { .. } => BallotKind::Commit,
                 BallotKind::Commit => BallotKind::Prepare,
             };
         }
+        Field::Flag(flag) => *flag = !*flag,
         Field::Position(position) => *position = None,
+        Field::Block(block) => *block = None,
         Field::Certificate(certificate) => *certificate = None,
         Field::Suspects(suspects) => *suspects = None,
         Field::Signers(list) => alter_list(list, chance),

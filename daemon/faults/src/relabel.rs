@@ -43,7 +43,7 @@ impl Relabel {
                     *vote = Vote::sign(cluster, vote.ballot, *me, &**signer);
                 } else {
                     vote.ballot.kind = match vote.ballot.kind {
-                        BallotKind::Prepare => BallotKind::Commit,
+                        BallotKind::Prepare | BallotKind::Sole { .. } => BallotKind::Commit,
                         BallotKind::Commit => BallotKind::Prepare,
                     };
                 }
@@ -53,8 +53,8 @@ impl Relabel {
             }
             Message::EnterTerm(enter) => {
                 let enter = Arc::make_mut(enter);
-                let TermVote { term, position, .. } = enter.vote;
-                enter.vote = TermVote::sign(cluster, epoch, term, position, *me, &**signer);
+                let TermVote { term, position, sole, .. } = enter.vote;
+                enter.vote = TermVote::sign(cluster, epoch, term, position, sole, *me, &**signer);
             }
             Message::NewTerm(new_term) => Arc::make_mut(new_term).epoch = Epoch(epoch.0 + 1),
             Message::Append(append) => {

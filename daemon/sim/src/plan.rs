@@ -102,7 +102,9 @@ impl Kind {
         match message {
             Message::Append(_) => Self::Append,
             Message::Vote(vote) => match vote.ballot.kind {
-                bftd_core::ballot::BallotKind::Prepare => Self::Prepare,
+                bftd_core::ballot::BallotKind::Prepare | bftd_core::ballot::BallotKind::Sole { .. } => {
+                    Self::Prepare
+                }
                 bftd_core::ballot::BallotKind::Commit => Self::Commit,
             },
             Message::Certificate(_) => Self::Certificate,

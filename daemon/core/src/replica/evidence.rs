@@ -145,7 +145,7 @@ impl Replica {
         let base = self.window_base().0;
         let watched = base.saturating_sub(WINDOW) + 1..=base.saturating_add(2 * WINDOW);
         if block.term == self.safety.term() && watched.contains(&block.index.0) {
-            let place = (block.index, vote.ballot.kind, vote.signer);
+            let place = (block.index, vote.ballot.kind.mark(), vote.signer);
             let first = self.watch.votes.entry(place).or_insert_with(|| vote.clone());
             let proof = Evidence::of_votes(first, vote);
             self.accuse(proof);

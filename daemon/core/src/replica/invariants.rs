@@ -38,6 +38,10 @@ impl Replica {
             require(held, "the blocks of the position are here")?;
             require(block.term <= self.safety.term(), "the position is of no later term")?;
         }
+        if let Some(sole) = self.safety.sole() {
+            let held = sole.index <= root.index || self.tree.contains(&sole.digest);
+            require(held, "the sole block that was voted for is here until its index is committed")?;
+        }
         if let Some(entered) = self.safety.entered() {
             let earlier = entered.vote.position.is_none_or(|block| block.term < entered.vote.term);
             require(earlier, "a term vote reports a position of an earlier term")?;
@@ -63,7 +67,7 @@ impl Replica {
         let bounds = [
             ("waiting appends", self.term.waiting.len(), span),
             ("sent appends", self.term.appends.len(), span),
-            ("kept votes", self.term.votes.len(), 2 * span * n),
+            ("kept votes", self.term.votes.len(), 3 * span * n),
             ("own batches", self.origin.iter().count(), OWN_BATCHES),
             ("pooled batches", self.pool.len(), POOLED_BATCHES * n),
             ("fetched blocks", self.fetcher.len(), (2 * n + 1) * (MAX_FETCHED + crate::limits::FETCH_BLOCKS)),

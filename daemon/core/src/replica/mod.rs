@@ -46,6 +46,7 @@ mod reads;
 mod safety;
 mod term;
 mod tree;
+mod unanimity;
 mod votes;
 
 use std::{
@@ -192,9 +193,7 @@ impl Replica {
         }
         match input {
             Input::Tick => self.on_tick(),
-            Input::Due => {
-                self.propose();
-            }
+            Input::Due => self.on_due(),
             Input::Message(from, message) => self.on_message(from, &message),
             Input::Submit(requests) => self.on_submit(requests),
             Input::Read(ticket) => self.on_read(ticket),
@@ -214,7 +213,7 @@ impl Replica {
 
     /// When to call with [`Input::Due`], on the monotonic clock.
     pub fn due_us(&self) -> Option<u64> {
-        self.gathers_until()
+        [self.gathers_until(), self.term.unanimity.waits_until()].into_iter().flatten().min()
     }
 
     /// A summary for operators.
@@ -242,9 +241,7 @@ impl Replica {
             Message::Heartbeat(heartbeat) => self.on_heartbeat(from, heartbeat),
             Message::Suspect(suspect) => self.on_suspect(from, suspect),
             Message::Evidence(evidence) => self.on_evidence(evidence),
-            Message::Proposal(proposal) => {
-                self.watch_proposal(proposal);
-            }
+            Message::Proposal(proposal) => self.on_proposal(proposal),
             Message::EnterTerm(enter) => self.on_enter_term(from, enter),
             Message::NewTerm(new_term) => self.on_new_term(from, new_term),
             Message::FetchAncestors(fetch) => self.on_fetch_ancestors(from, fetch),
@@ -257,12 +254,18 @@ impl Replica {
 
     fn on_tick(&mut self) {
         self.tick_leader();
+        self.wait_no_longer();
         self.tick_batches();
         self.tick_fetches();
         self.tick_reads();
         self.tick_evidence();
         self.accept_waiting();
         self.tick_term();
+    }
+
+    fn on_due(&mut self) {
+        self.propose();
+        self.wait_no_longer();
     }
 
     fn on_executed(&mut self, block: BlockRef, state: Digest) {
@@ -364,7 +367,7 @@ fn root(members: &Membership, durable: &Durable) -> Ancestry {
 /// Every epoch starts open, in its term 0, at its root.
 fn first_term(members: &Membership) -> Option<Accepted> {
     let root = members.root();
-    Some(Accepted { term: Term(0), start: root, tip: root, floor: root.index })
+    Some(Accepted { term: Term(0), start: root, tip: root, floor: root.index, sole: None })
 }
 
 fn highest(a: Option<Arc<Certificate>>, b: Option<Arc<Certificate>>) -> Option<Arc<Certificate>> {

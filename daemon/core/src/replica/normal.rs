@@ -55,6 +55,8 @@ pub enum Ignore {
     NotAskedFor,
     /// It claims an index that is impossible here.
     NoSuchBlock,
+    /// Its leader calls it the lowest in flight where there is no such thing.
+    NotSole,
     /// A vote for another block than the leader, this member, proposed for that index.
     FalseVote,
 }
@@ -68,6 +70,7 @@ impl Ignore {
             | Self::ExecutedOutOfOrder
             | Self::StateDiffers
             | Self::BatchOutOfOrder(_)
+            | Self::NotSole
             | Self::FalseVote => true,
             Self::PastTerm
             | Self::FutureTerm
@@ -156,6 +159,7 @@ impl Replica {
             time_ms: self.now.unix_ms.max(parent.time_ms),
             batches: Block::batches_digest(&batches),
             executed,
+            sole: self.may_be_sole(&open, &batches),
         };
         let signature = self.setup.signer.sign(&Proposal::signed_bytes(&header));
         let block = Arc::new(Block::new(header, batches));
@@ -214,10 +218,7 @@ impl Replica {
             .collect();
         let ids: Vec<_> = self.members().ids().filter(|id| *id != self.me()).collect();
         for member in ids {
-            let missing = overdue
-                .iter()
-                .filter(|index| !self.term.votes.has_voted(**index, self.first_ballot(), member))
-                .take(AT_ONCE);
+            let missing = overdue.iter().filter(|index| !self.has_accepted(**index, member)).take(AT_ONCE);
             let appends: Vec<_> = missing.filter_map(|index| self.term.appends.get(index).cloned()).collect();
             for append in appends {
                 let after = self.origin.record.max(self.term.entered_record());
@@ -270,6 +271,7 @@ impl Replica {
 
     /// Accepts the blocks that wait and have become acceptable, in order.
     pub(super) fn accept_waiting(&mut self) {
+        self.take_start();
         while let Some(open) = self.safety.open() {
             let next = open.tip.index.next();
             let Some(append) = self.term.waiting.get(&next) else { return };
@@ -330,6 +332,14 @@ impl Replica {
         if self.states.get(executed.index).is_some_and(|ours| ours != executed.state) {
             return Refuse(Ignore::StateDiffers);
         }
+        if header.sole {
+            if !self.members().protocol().row().prepares {
+                return Refuse(Ignore::NotSole);
+            }
+            if open.tip != self.tree.root() {
+                return Wait;
+            }
+        }
         let mut marks = parent.marks.clone();
         match marks.record_block(block) {
             Ok(()) => Judgement::Accept,
@@ -343,9 +353,9 @@ impl Replica {
         self.tree.insert(Arc::clone(block), self.now_us());
         self.note_lag(block.header().time_ms);
         self.persist(Record::Block(Arc::clone(block)));
-        if let Some(accepted) = self.safety.record_extend(reference) {
+        if let Some(accepted) = self.safety.record_extend(reference, block.header().sole) {
             let after = self.persist(Record::Accepted(accepted));
-            self.send_vote(self.first_ballot(), reference, after);
+            self.send_vote(self.first_ballot(block.header()), reference, after);
         }
         self.commit_to_prepared();
     }
@@ -386,12 +396,26 @@ impl Replica {
     // Votes.
 
     /// The ballot that accepting a block allows.
-    fn first_ballot(&self) -> BallotKind {
-        if self.members().protocol().row().prepares { BallotKind::Prepare } else { BallotKind::Commit }
+    fn first_ballot(&self, header: &Header) -> BallotKind {
+        if !self.members().protocol().row().prepares {
+            return BallotKind::Commit;
+        }
+        match u8::try_from(self.members().n()) {
+            Ok(members) if header.sole => BallotKind::Sole { members },
+            _ => BallotKind::Prepare,
+        }
+    }
+
+    /// Whether a member has voted for the block that this leader has proposed for an index.
+    fn has_accepted(&self, index: Index, member: MemberId) -> bool {
+        self.term.appends.get(&index).is_some_and(|append| {
+            self.term.votes.has_voted(index, self.first_ballot(append.block.header()), member)
+        })
     }
 
     fn send_vote(&mut self, kind: BallotKind, block: BlockRef, after: u64) {
-        if kind == BallotKind::Prepare && !self.safety.may_prepare(block) {
+        let is_sole = matches!(kind, BallotKind::Sole { .. });
+        if kind.mark() == BallotKind::Prepare && !self.safety.may_prepare(block, is_sole) {
             return;
         }
         let ballot = Ballot { kind, epoch: self.members().epoch(), block };
@@ -408,8 +432,11 @@ impl Replica {
     /// Signs the same votes again, for a leader that may not have got them.
     fn repeat_votes(&mut self, block: BlockRef) {
         let after = self.persisted;
-        if block.index > self.tree.committed() && block.term == self.safety.term() {
-            self.send_vote(self.first_ballot(), block, after);
+        let held = self.tree.descend(&block.digest).next().map(|held| self.first_ballot(held.header()));
+        if let Some(kind) = held
+            && block.term == self.safety.term()
+        {
+            self.send_vote(kind, block, after);
         }
     }
 
@@ -435,12 +462,28 @@ impl Replica {
         }
         if let Some(certificate) = self.term.votes.add(vote.clone(), &self.setup.members) {
             let certificate = Arc::new(certificate);
-            let me = self.me();
-            self.on_certificate(me, &certificate);
-            // The certificate travels with the next block, or alone when there is none.
-            if self.leader() == self.me() && !self.propose() {
-                self.send(To::Others, Message::Certificate(certificate));
+            if !self.waits_for_all(&certificate) {
+                self.use_certificate(certificate);
             }
+        }
+    }
+
+    /// A certificate that was gathered here.
+    pub(super) fn use_certificate(&mut self, certificate: Arc<Certificate>) {
+        let me = self.me();
+        self.on_certificate(me, &certificate);
+        // It travels with the next block, or alone when there is none.
+        if self.leader() == self.me() && !self.propose() {
+            self.send(To::Others, Message::Certificate(certificate));
+        }
+    }
+
+    /// What another member got of the leader: it is to be committed in time.
+    pub(super) fn on_proposal(&mut self, proposal: &Proposal) {
+        self.watch_proposal(proposal);
+        let Header { term, index, .. } = proposal.header;
+        if term == self.safety.term() && index > self.tree.committed() {
+            self.expect_position(BlockRef { term, index, digest: proposal.header.digest() });
         }
     }
 
@@ -631,6 +674,7 @@ impl Replica {
         self.origin.forget_through(marks.get(self.me()));
         self.fetcher.forget_through(committed);
         self.watch.forget_through(committed);
+        self.term.unanimity.forget_through(committed);
         self.term.note_commit(self.tree.root());
     }
 

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     ballot::Rank,
+    block::BlockRef,
     certificate::Certificate,
     ids::{Epoch, MemberId},
     limits::WAITING_READS,
@@ -43,7 +44,7 @@ struct Round {
     epoch: Epoch,
     name: ReadRound,
     tickets: Vec<ReadTicket>,
-    answers: BTreeMap<MemberId, Option<Arc<Certificate>>>,
+    answers: BTreeMap<MemberId, (Option<Arc<Certificate>>, Option<BlockRef>)>,
     sent_us: u64,
 }
 
@@ -78,8 +79,12 @@ impl Replica {
             answers: BTreeMap::new(),
             sent_us: self.now_us(),
         };
-        let own =
-            ReadAnswer { epoch: round.epoch, round: round.name, position: self.safety.position().cloned() };
+        let own = ReadAnswer {
+            epoch: round.epoch,
+            round: round.name,
+            position: self.safety.position().cloned(),
+            sole: self.open_sole().map(|block| block.reference()),
+        };
         self.reads.round = Some(round);
         self.ask_positions();
         let me = self.me();
@@ -95,7 +100,8 @@ impl Replica {
 
     pub(super) fn on_read_query(&mut self, from: MemberId, query: &ReadQuery) {
         let position = self.safety.position().cloned();
-        let answer = ReadAnswer { epoch: query.epoch, round: query.round, position };
+        let sole = self.open_sole().map(|block| block.reference());
+        let answer = ReadAnswer { epoch: query.epoch, round: query.round, position, sole };
         self.send(To::Member(from), Message::ReadAnswer(answer));
     }
 
@@ -108,7 +114,7 @@ impl Replica {
             self.report(Report::Ignored(from, "ReadAnswer", Ignore::NotAskedFor));
             return;
         }
-        round.answers.entry(from).or_insert_with(|| answer.position.clone());
+        round.answers.entry(from).or_insert_with(|| (answer.position.clone(), answer.sole));
         if self.setup.members.is_quorum(round.answers.keys().copied()) {
             self.settle_round();
         }
@@ -116,7 +122,9 @@ impl Replica {
 
     fn settle_round(&mut self) {
         let Some(round) = self.reads.round.take() else { return };
-        let highest = round.answers.into_values().flatten().max_by_key(|certificate| certificate.rank());
+        let positions = round.answers.values().filter_map(|(position, _)| position.as_ref());
+        let highest = positions.max_by_key(|certificate| certificate.rank()).cloned();
+        let sole = self.voted_by_all_correct(&round.answers);
         if let Some(certificate) = &highest
             && certificate.block().index > self.tree.committed()
             && !certificate.is_commit()
@@ -125,9 +133,30 @@ impl Replica {
             self.expect_position(block);
             self.send(To::Others, Message::Certificate(Arc::clone(certificate)));
         }
-        self.reads.settled.push((highest.map(|certificate| certificate.rank()), round.tickets));
+        let mut rank = highest.map(|certificate| certificate.rank());
+        if let Some(sole) = sole {
+            let place = Some(Rank { epoch: round.epoch, term: sole.term, index: sole.index });
+            if place > rank {
+                rank = place;
+                self.expect_position(sole);
+            }
+        }
+        self.reads.settled.push((rank, round.tickets));
         self.release_reads();
         self.begin_round();
+    }
+
+    /// A sole block that so many report that all correct ones of them may have voted for it: it may be final. If several are,
+    /// the highest.
+    fn voted_by_all_correct(
+        &self,
+        answers: &BTreeMap<MemberId, (Option<Arc<Certificate>>, Option<BlockRef>)>,
+    ) -> Option<BlockRef> {
+        let supporters = |sole: &BlockRef| answers.values().filter(|(_, it)| *it == Some(*sole)).count();
+        let soles = answers.values().filter_map(|(_, sole)| *sole);
+        soles
+            .filter(|sole| supporters(sole) + self.members().f() >= answers.len())
+            .max_by_key(|sole| (sole.term, sole.index))
     }
 
     /// Answers the reads whose position is executed, or overtaken by a block of a later term that is.

@@ -9,6 +9,8 @@
 //! 2. A Commit vote needs its Prepare certificate (or a higher one) as the position.
 //! 3. A term is entered once, upwards, with one term vote that reports the position.
 //! 4. A term opens once.
+//! 5. The sole block that was voted for last is remembered, and every term vote names it while nothing is known to be
+//!    committed in its place.
 
 use std::sync::Arc;
 
@@ -54,6 +56,11 @@ impl Safety {
         self.accepted.filter(|accepted| accepted.term == self.term())
     }
 
+    /// The sole block that was voted for last.
+    pub fn sole(&self) -> Option<BlockRef> {
+        self.accepted.and_then(|accepted| accepted.sole)
+    }
+
     /// The highest certificate; none at the epoch's root.
     pub fn position(&self) -> Option<&Arc<Certificate>> {
         self.position.as_ref()
@@ -83,7 +90,8 @@ impl Safety {
     /// The current term opens at `start`.
     pub fn record_open(&mut self, start: BlockRef) -> Accepted {
         debug_assert!(self.may_open(), "a term opens once");
-        let accepted = Accepted { term: self.term(), start, tip: start, floor: start.index };
+        let accepted =
+            Accepted { term: self.term(), start, tip: start, floor: start.index, sole: self.sole() };
         self.accepted = Some(accepted);
         accepted
     }
@@ -94,18 +102,24 @@ impl Safety {
     }
 
     /// The block is accepted: it is the tip now.
-    pub fn record_extend(&mut self, block: BlockRef) -> Option<Accepted> {
+    pub fn record_extend(&mut self, block: BlockRef, is_sole: bool) -> Option<Accepted> {
         debug_assert!(self.may_extend(block), "the chain of a term grows block by block");
         let open = self.accepted.as_mut()?;
         open.tip = block;
+        if is_sole {
+            open.sole = Some(block);
+        }
         Some(*open)
     }
 
-    /// Whether a Prepare vote may be signed for a block that stands on the accepted chain.
-    pub fn may_prepare(&self, block: BlockRef) -> bool {
-        self.open().is_some_and(|open| {
-            block.term == open.term && block.index > open.floor && block.index <= open.tip.index
-        })
+    /// Whether a Prepare vote may be signed for a block that stands on the accepted chain. For a sole one only if it is
+    /// remembered as such: one that was adopted with its certificate is not.
+    pub fn may_prepare(&self, block: BlockRef, is_sole: bool) -> bool {
+        let is_remembered = !is_sole || self.sole() == Some(block);
+        is_remembered
+            && self.open().is_some_and(|open| {
+                block.term == open.term && block.index > open.floor && block.index <= open.tip.index
+            })
     }
 
     /// A certified block of this term takes the tip's place: one that extends the chain, or, where `replaces`, one

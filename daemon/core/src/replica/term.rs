@@ -14,6 +14,7 @@ use super::{
     gather::Gather,
     io::{Halt, Report, To},
     normal::Ignore,
+    unanimity::Unanimity,
     votes::VoteKeeper,
 };
 use crate::{
@@ -55,7 +56,7 @@ pub(super) struct TermState {
     /// As the leader of a term that is not open: one TermVote a member.
     term_votes: BTreeMap<MemberId, Arc<EnterTerm>>,
     /// What opened the term, to show to others.
-    new_term: Option<Arc<NewTerm>>,
+    pub new_term: Option<Arc<NewTerm>>,
 
     pub votes: VoteKeeper,
     /// Blocks of this term that can't be accepted yet. Within the window, one an index.
@@ -66,6 +67,8 @@ pub(super) struct TermState {
     pub announced: Index,
     /// As the leader: how long the next block waits to be filled.
     pub gather: Gather,
+    /// Whether all members' votes are waited for.
+    pub unanimity: Unanimity,
     pub heartbeat_us: u64,
     /// The highest index that a Commit vote was sent for.
     pub committed_vote: Index,
@@ -94,6 +97,7 @@ impl TermState {
             appends: BTreeMap::new(),
             announced: Index(0),
             gather: Gather::default(),
+            unanimity: Unanimity::default(),
             heartbeat_us: 0,
             committed_vote: Index(0),
         }
@@ -325,8 +329,10 @@ impl Replica {
         let position = self.safety.position().cloned();
         let block = position.as_ref().map(|certificate| certificate.block());
         let epoch = self.members().epoch();
-        let vote = TermVote::sign(self.cluster(), epoch, term, block, self.me(), &*self.setup.signer);
-        let entered = Arc::new(EnterTerm { vote, position, suspects });
+        let sole = self.open_sole();
+        let named = sole.as_ref().map(|block| block.reference());
+        let vote = TermVote::sign(self.cluster(), epoch, term, block, named, self.me(), &*self.setup.signer);
+        let entered = Arc::new(EnterTerm { vote, position, suspects, sole });
         self.safety.record_enter(Arc::clone(&entered));
         let record = self.persist(Record::Term(Arc::clone(&entered)));
         self.term.enter(self.now.monotonic_us, record);
@@ -413,12 +419,24 @@ impl Replica {
             return;
         }
         let highest = chosen.iter().max_by_key(|enter| enter.vote.rank());
-        let new_term = Arc::new(NewTerm {
+        let mut new_term = NewTerm {
             epoch: self.members().epoch(),
             term: self.safety.term(),
             votes: chosen.iter().map(|enter| enter.vote.clone()).collect(),
             position: highest.and_then(|enter| enter.position.clone()),
-        });
+            sole: None,
+        };
+        let start = new_term.start(&self.setup.members);
+        let is_certified = new_term.position.as_ref().is_some_and(|certificate| certificate.block() == start);
+        if start != self.members().root() && !is_certified {
+            let mut soles = chosen.iter().filter_map(|enter| enter.sole.as_ref());
+            new_term.sole = soles.find(|block| block.reference() == start).cloned();
+            if !new_term.sole.as_ref().is_some_and(|sole| self.take_sole(sole)) {
+                // Its parent is committed, and not here yet.
+                return;
+            }
+        }
+        let new_term = Arc::new(new_term);
         if self.follow_new_term(&new_term) {
             let after = self.term.entered_record;
             self.send_after(To::Others, Message::NewTerm(new_term), after);
@@ -456,7 +474,7 @@ impl Replica {
 
     /// Opens the current term where a NewTerm says, unless that contradicts what is committed here.
     fn follow_new_term(&mut self, new_term: &Arc<NewTerm>) -> bool {
-        let start = new_term.position.as_ref().map_or(self.members().root(), |position| position.block());
+        let start = new_term.start(&self.setup.members);
         let root = self.tree.root();
         if start.index < root.index || (start.index == root.index && start != root) {
             self.halt(Halt::ConflictingCertificates { committed: root, certified: start });
@@ -472,7 +490,8 @@ impl Replica {
         self.persist(Record::Accepted(accepted));
         // Blocks of terms that were left may be needed again only up to the highest position.
         let position = self.safety.position().map(|certificate| certificate.block().digest);
-        let kept: Vec<_> = position.into_iter().chain([start.digest]).collect();
+        let sole = self.safety.sole().map(|block| block.digest);
+        let kept: Vec<_> = position.into_iter().chain(sole).chain([start.digest]).collect();
         self.tree.retain_chains(&kept);
         self.report(Report::OpenedTerm(accepted.term, start));
     }

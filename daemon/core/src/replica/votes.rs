@@ -21,21 +21,26 @@ pub(super) struct VoteKeeper {
 #[derive(Clone, Debug, Default)]
 struct Tally {
     votes: BTreeMap<MemberId, Vote>,
+    /// Whether there was a certificate, and whether one that makes the block final.
     certified: bool,
+    is_final: bool,
 }
 
 impl VoteKeeper {
-    /// Adds a vote of the current term. Answers with a certificate when this vote completes one.
+    /// Adds a vote of the current term. Answers with a certificate when this vote completes one: for a sole block a quorum's
+    /// first, and then that of all members.
     pub fn add(&mut self, vote: Vote, members: &Membership) -> Option<Certificate> {
         let ballot = vote.ballot;
         let tally = self.tallies.entry((ballot.block.index, ballot.kind)).or_default();
         tally.votes.entry(vote.signer).or_insert(vote);
-        if tally.certified {
+        if tally.is_final || tally.certified && tally.votes.len() < members.n() {
             return None;
         }
         let certificate = Certificate::gather(members, ballot, tally.votes.values())?;
+        let is_news = !tally.certified || certificate.is_commit();
         tally.certified = true;
-        Some(certificate)
+        tally.is_final = certificate.is_commit();
+        is_news.then_some(certificate)
     }
 
     /// Whether a member has voted on an index.

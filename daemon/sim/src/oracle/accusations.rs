@@ -34,9 +34,10 @@ fn contradicts_itself(cast: &Cast, evidence: &Evidence) -> Option<MemberId> {
     let (accused, contradicts) = match evidence {
         Evidence::DoubleVote { first, second } => {
             let (a, b) = (first.ballot, second.ballot);
+            let is_commit = |kind| kind == BallotKind::Commit;
             let same_place = first.signer == second.signer
-                && (a.kind, a.epoch, a.block.term, a.block.index)
-                    == (b.kind, b.epoch, b.block.term, b.block.index);
+                && (is_commit(a.kind), a.epoch, a.block.term, a.block.index)
+                    == (is_commit(b.kind), b.epoch, b.block.term, b.block.index);
             let are_true = vote_is_true(cast, first) && vote_is_true(cast, second);
             (first.signer, same_place && are_true && a.block.digest != b.block.digest)
         }
@@ -62,8 +63,8 @@ pub fn is_proposed(cast: &Cast, proposal: &Proposal) -> bool {
 }
 
 fn forgets(cast: &Cast, commit: &Vote, term_vote: &TermVote) -> bool {
-    let TermVote { epoch, term, position, signer, signature } = term_vote;
-    let bytes = TermVote::signed_bytes(cast.cluster, *epoch, *term, *position);
+    let TermVote { epoch, term, position, sole, signer, signature } = term_vote;
+    let bytes = TermVote::signed_bytes(cast.cluster, *epoch, *term, *position, *sole);
     let promised = cast.place(commit.ballot.block);
     let reported = position.map(|block| cast.place(block));
     *signer == commit.signer

@@ -5,6 +5,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use bftd_core::{
+    ballot::BallotKind,
     block::BlockRef,
     crypto::{CheckSignature, ClusterId, PublicKey, Signature},
     ids::{Epoch, MemberId, Term},
@@ -53,6 +54,28 @@ impl Cast {
     /// A quorum: q = ⌊(n+f)/2⌋ + 1.
     pub fn q(&self) -> usize {
         (self.keys.len() + self.f()) / 2 + 1
+    }
+
+    /// How many members there are.
+    pub fn n(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// A vote for a sole block names the number of members; other votes don't.
+    pub fn counts_all(&self, kind: BallotKind) -> bool {
+        match kind {
+            BallotKind::Sole { members } => usize::from(members) == self.n(),
+            BallotKind::Prepare | BallotKind::Commit => true,
+        }
+    }
+
+    /// Whether so many distinct members' votes of a kind make a block final: q Commit votes, or all votes for a sole block.
+    pub fn is_final(&self, kind: BallotKind, votes: usize) -> bool {
+        match kind {
+            BallotKind::Prepare => false,
+            BallotKind::Commit => votes >= self.q(),
+            BallotKind::Sole { .. } => votes == self.n(),
+        }
     }
 
     /// The leader of a term: members take turns in the order of their ids.

@@ -28,7 +28,7 @@ use crate::event::Violation;
 #[derive(Default)]
 pub struct Certificates {
     /// By ballot; whether [`Certificates::is_news`] is still to say so.
-    valid: BTreeMap<(bool, u64, Digest), Vec<(Certificate, bool)>>,
+    valid: BTreeMap<(BallotKind, u64, Digest), Vec<(Certificate, bool)>>,
     suspects: Vec<SuspectCertificate>,
     votes: BTreeMap<(MemberId, u64), Vec<TermVote>>,
     proposals: BTreeMap<Digest, Signature>,
@@ -60,6 +60,7 @@ impl Certificates {
         }
         let bytes = ballot.signed_bytes(cast.cluster);
         let is_valid = ballot.epoch == cast.epoch
+            && cast.counts_all(ballot.kind)
             && cast.is_quorum(certificate.signatures.iter().map(|(signer, _)| *signer))
             && certificate
                 .signatures
@@ -128,7 +129,7 @@ impl Certificates {
     /// # Errors
     /// `certificate`, `suspect-certificate`, `position` or `forwarded`.
     pub fn check_enter(&mut self, cast: &Cast, by: MemberId, enter: &EnterTerm) -> Result<(), Violation> {
-        let EnterTerm { vote, position, suspects } = enter;
+        let EnterTerm { vote, position, suspects, sole } = enter;
         self.check_term_vote(cast, by, vote)?;
         if let Some(certificate) = position {
             self.check(cast, by, certificate)?;
@@ -137,6 +138,9 @@ impl Certificates {
         let is_lower = vote.position.is_none_or(|block| block.term < vote.term);
         require(vote.position == certified && is_lower, "position", || {
             format!("{by} sent or persisted a term vote whose position is not its certificate's: {enter:?}")
+        })?;
+        require(vote.sole == sole.as_ref().map(|block| block.reference()), "position", || {
+            format!("{by} sent or persisted a term vote without the block that it names: {enter:?}")
         })?;
         let Some(suspects) = suspects else { return Ok(()) };
         if self.suspects.contains(suspects) {
@@ -159,7 +163,7 @@ impl Certificates {
         if known.contains(vote) {
             return Ok(());
         }
-        let bytes = TermVote::signed_bytes(cast.cluster, vote.epoch, vote.term, vote.position);
+        let bytes = TermVote::signed_bytes(cast.cluster, vote.epoch, vote.term, vote.position, vote.sole);
         let is_true = vote.epoch == cast.epoch && cast.signed(vote.signer, &bytes, &vote.signature);
         require(is_true, "forwarded", || format!("{by} sent a term vote with a false signature: {vote:?}"))?;
         known.push(vote.clone());
@@ -224,13 +228,14 @@ impl Certificates {
     }
 }
 
-fn key(certificate: &Certificate) -> (bool, u64, Digest) {
+fn key(certificate: &Certificate) -> (BallotKind, u64, Digest) {
     let ballot = certificate.ballot;
-    (ballot.kind == BallotKind::Commit, ballot.block.term.0, ballot.block.digest)
+    (ballot.kind, ballot.block.term.0, ballot.block.digest)
 }
 
 /// Whether a vote of this epoch carries its signer's signature.
 pub fn vote_is_true(cast: &Cast, vote: &Vote) -> bool {
     vote.ballot.epoch == cast.epoch
+        && cast.counts_all(vote.ballot.kind)
         && cast.signed(vote.signer, &vote.ballot.signed_bytes(cast.cluster), &vote.signature)
 }

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bftd_core::{
     ballot::BallotKind,
     block::BlockRef,
+    certificate::Certificate,
     crypto::Digest,
     durable::{Durable, Record},
     evidence::Evidence,
@@ -66,7 +67,7 @@ impl Conduct {
     pub fn synced(&mut self, cast: &Cast, node: MemberId, records: &[Record], durable: &Durable) {
         let duties = self.0.entry(node).or_default();
         let raised = records.iter().any(|record| matches!(record, Record::Position(_)));
-        let prepared = durable.position.as_ref().filter(|it| it.ballot.kind == BallotKind::Prepare);
+        let prepared = durable.position.as_ref().filter(|it| !is_final(cast, it));
         if let Some(certificate) = prepared.filter(|_| raised) {
             let block = certificate.ballot.block;
             let is_due = durable.accepted.is_some_and(|accepted| {
@@ -96,7 +97,7 @@ impl Conduct {
         let duties = self.0.entry(from).or_default();
         match message {
             Message::Certificate(certificate) => {
-                if certificate.ballot.kind == BallotKind::Commit && duties.owed == Some(to) {
+                if is_final(cast, certificate) && duties.owed == Some(to) {
                     duties.owed = None;
                 }
                 if let Some((place, got)) = &mut duties.position
@@ -123,7 +124,8 @@ impl Conduct {
                 duties.proved = duties.proved.filter(|(term, _)| *term >= enter.vote.term);
             }
             Message::NewTerm(new_term) if cast.leads(new_term.term, from) => {
-                let start = new_term.position.as_ref().map_or(cast.root, |position| position.ballot.block);
+                let position = new_term.position.as_ref().map_or(cast.root, |position| position.ballot.block);
+                let start = new_term.sole.as_ref().map_or(position, |sole| sole.reference());
                 let committed = durable.committed.as_ref().map(|it| it.certificate.ballot.block.index);
                 let is_held = start == cast.root
                     || committed.is_some_and(|committed| start.index <= committed)
@@ -191,6 +193,7 @@ impl Conduct {
             Message::Append(append) => {
                 duties.given.insert(append.block.digest());
             }
+            Message::EnterTerm(enter) => duties.given.extend(enter.sole.iter().map(|block| block.digest())),
             Message::Blocks(blocks) => duties.given.extend(blocks.blocks.iter().map(|block| block.digest())),
             Message::Suspect(suspect) if from == suspect.signer && from != to && cast.is_correct(from) => {
                 duties.owed = has_certificate.then_some(from);
@@ -220,9 +223,10 @@ impl Duties {
         if answer.epoch != cast.epoch || self.answered.len() >= cast.q() || !self.answered.insert(from) {
             return;
         }
-        let position = answer.position.as_ref().map(|certificate| {
-            (cast.place(certificate.ballot.block), certificate.ballot.kind == BallotKind::Commit)
-        });
+        let position = answer
+            .position
+            .as_ref()
+            .map(|certificate| (cast.place(certificate.ballot.block), is_final(cast, certificate)));
         self.highest = self.highest.max(position);
         if self.answered.len() >= cast.q()
             && let Some((place, false)) = self.highest
@@ -231,4 +235,8 @@ impl Duties {
             self.position = Some((place, BTreeSet::new()));
         }
     }
+}
+
+fn is_final(cast: &Cast, certificate: &Certificate) -> bool {
+    cast.is_final(certificate.ballot.kind, certificate.signatures.len())
 }

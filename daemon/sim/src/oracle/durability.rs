@@ -59,7 +59,11 @@ impl Durability {
             return Ok(());
         }
         let (promise, check) = match ballot.kind {
-            BallotKind::Prepare => (accepts(durable, block), "prepare-not-durable"),
+            BallotKind::Prepare | BallotKind::Sole { .. } => {
+                let is_sole = matches!(ballot.kind, BallotKind::Sole { .. });
+                let is_remembered = !is_sole || remembers(durable, block);
+                (accepts(durable, block) && is_remembered, "prepare-not-durable")
+            }
             BallotKind::Commit => (locks(cast, durable, block), "commit-not-durable"),
         };
         let is_kept =
@@ -181,6 +185,12 @@ fn accepts(durable: &Durable, block: BlockRef) -> bool {
         accepted.term > block.term
             || (accepted.term == block.term && accepted.tip.index.max(accepted.floor) >= block.index)
     })
+}
+
+/// Whether the disk remembers a sole block as the last one that was voted for, or a later one.
+fn remembers(durable: &Durable, block: BlockRef) -> bool {
+    let last = durable.accepted.and_then(|accepted| accepted.sole);
+    last.is_some_and(|last| last == block || (last.term, last.index) > (block.term, block.index))
 }
 
 /// Whether the disk has left the block behind since: in a later term, or for a certified chain of the same one, above which

@@ -21,8 +21,8 @@ pub mod terms;
 use std::{collections::BTreeSet, sync::Arc};
 
 use bftd_core::{
-    ballot::BallotKind,
-    block::{Block, BlockRef},
+    ballot::{Ballot, BallotKind},
+    block::Block,
     certificate::Certificate,
     crypto::{CheckSignature, Digest},
     durable::{Durable, Record},
@@ -117,9 +117,8 @@ impl Oracle {
         self.conduct.sent(at_us, &self.cast, (from, to), message, durable)?;
         match message {
             Message::Vote(vote) if vote.signer == from => {
-                if matches!(vote.ballot.kind, BallotKind::Commit) {
-                    self.commit_vote(from, vote.ballot.block)?;
-                }
+                self.voted(from, vote.ballot)?;
+                self.check_sole(from, vote.ballot)?;
                 let seen = (&self.blocks, &self.agreement);
                 self.signatures.vote(&self.cast, seen, from, vote.ballot, true)?;
                 self.durability.vote(&self.cast, from, vote.ballot, durable, false)
@@ -163,20 +162,37 @@ impl Oracle {
     fn sent_by_liar(&mut self, from: MemberId, message: &Message) -> Result<(), Violation> {
         if let Message::Vote(vote) = message
             && vote.signer == from
-            && matches!(vote.ballot.kind, BallotKind::Commit)
             && certificates::vote_is_true(&self.cast, vote)
         {
-            self.commit_vote(from, vote.ballot.block)?;
+            self.voted(from, vote.ballot)?;
         }
         let mut certificates = Vec::new();
         certificates::in_message(message, |certificate| certificates.push(certificate));
         certificates.into_iter().try_for_each(|certificate| self.saw(certificate))
     }
 
-    /// A quorum's Commit votes make a block final, whether or not anybody shows them together.
-    fn commit_vote(&mut self, signer: MemberId, block: BlockRef) -> Result<(), Violation> {
-        let signers = self.terms.commit_vote(signer, block).iter().copied();
-        if self.cast.is_quorum(signers) { self.agreement.certify(block, &self.blocks) } else { Ok(()) }
+    /// Enough votes make a block final, whether or not anybody shows them together.
+    fn voted(&mut self, signer: MemberId, ballot: Ballot) -> Result<(), Violation> {
+        if self.terms.vote(&self.cast, signer, ballot) {
+            self.agreement.certify(ballot.block, &self.blocks)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A correct member votes for a block as a sole one only where its parent is final.
+    fn check_sole(&self, node: MemberId, ballot: Ballot) -> Result<(), Violation> {
+        let Some(block) = self.blocks.get(&ballot.block.digest) else { return Ok(()) };
+        let header = block.header();
+        let is_sole = matches!(ballot.kind, BallotKind::Sole { .. });
+        let parent = self.agreement.at(header.index.0.saturating_sub(1));
+        let is_right = match ballot.kind {
+            BallotKind::Commit => true,
+            BallotKind::Prepare | BallotKind::Sole { .. } => header.sole == is_sole,
+        };
+        require(is_right && (!is_sole || parent == Some(header.parent)), "sole-vote", || {
+            format!("{node} signed {ballot:?} for {header:?}, on {parent:?}")
+        })
     }
 
     /// A certificate is out, whoever shows it: if it is valid, all its signers have signed its ballot.
@@ -184,14 +200,11 @@ impl Oracle {
         if !self.certificates.judge(&self.cast, certificate) || !self.certificates.is_news(certificate) {
             return Ok(());
         }
-        let is_commit = matches!(certificate.ballot.kind, BallotKind::Commit);
-        if is_commit {
+        if self.cast.is_final(certificate.ballot.kind, certificate.signatures.len()) {
             self.agreement.certify(certificate.ballot.block, &self.blocks)?;
         }
         for (signer, _) in &certificate.signatures {
-            if is_commit {
-                self.terms.commit_vote(*signer, certificate.ballot.block);
-            }
+            self.terms.vote(&self.cast, *signer, certificate.ballot);
             if self.cast.is_correct(*signer) {
                 let seen = (&self.blocks, &self.agreement);
                 self.signatures.vote(&self.cast, seen, *signer, certificate.ballot, false)?;

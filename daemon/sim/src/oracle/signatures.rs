@@ -71,7 +71,9 @@ impl Signatures {
             signed.check_not_left(node, term, || format!("{ballot:?}"))?;
         }
         let first = match ballot.kind {
-            BallotKind::Prepare => signed.prepares.get(&term).and_then(|votes| votes.get(&index)),
+            BallotKind::Prepare | BallotKind::Sole { .. } => {
+                signed.prepares.get(&term).and_then(|votes| votes.get(&index))
+            }
             BallotKind::Commit => signed.commits.get(&(term, index)),
         };
         if let Some(first) = first {
@@ -80,7 +82,7 @@ impl Signatures {
             });
         }
         match ballot.kind {
-            BallotKind::Prepare => {
+            BallotKind::Prepare | BallotKind::Sole { .. } => {
                 let votes = signed.prepares.entry(term).or_default();
                 check_growing(node, votes, block, blocks, chain)?;
                 votes.insert(index, block.digest);
