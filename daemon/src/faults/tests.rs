@@ -114,7 +114,7 @@ fn lies_pass_one_after_the_other() {
     }
     let certificates = bftd_core::message::Certificates::default();
     let heartbeat =
-        Message::Heartbeat(Heartbeat { epoch: Epoch(0), term: bftd_core::ids::Term(1), certificates });
+        Message::Heartbeat(Heartbeat { epoch: Epoch(0), term: bftd_core::ids::Term(1), number: 1, certificates });
     let parcels = faults.outgoing(MemberId(1), &heartbeat);
     assert!(parcels.iter().all(|parcel| parcel.delay_us >= 300_000), "{parcels:?}");
 }

@@ -54,6 +54,7 @@ impl Replica {
                 "the accepted chain is within the window",
             )?;
         }
+        require(self.conduct.is_bounded(), "what is held against a leader is bounded")?;
         self.check_bounds(root.index)
     }
 

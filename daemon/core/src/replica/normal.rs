@@ -182,9 +182,11 @@ impl Replica {
             return;
         }
         self.term.heartbeat_us = self.now_us();
+        self.term.heartbeats += 1;
         let heartbeat = Heartbeat {
             epoch: self.members().epoch(),
             term: open.term,
+            number: self.term.heartbeats,
             certificates: self.newest_certificates(),
         };
         self.send(To::Others, Message::Heartbeat(heartbeat));
@@ -221,7 +223,9 @@ impl Replica {
     // The follower's side.
 
     pub(super) fn on_append(&mut self, from: MemberId, append: &Append) {
+        self.watch_append(from, append);
         for certificate in append.certificates.iter() {
+            self.watch_prepared(from, certificate);
             self.on_certificate(from, certificate);
         }
         if let Some(why) = self.ignore_append(from, append) {
@@ -275,6 +279,7 @@ impl Replica {
                 Judgement::Refuse(why) => {
                     self.term.waiting.remove(&next);
                     let leader = self.leader();
+                    self.note_ignored(leader, why);
                     if why == Ignore::StateDiffers {
                         let index = block.header().executed.index;
                         self.report(Report::StateDiffers(open.term, index));
@@ -349,7 +354,7 @@ impl Replica {
 
     /// Whether an index may be spoken of in the current term. The window is counted from the term's start: term after term
     /// may add a prepared block while none is committed.
-    fn is_in_window(&self, index: Index) -> bool {
+    pub(super) fn is_in_window(&self, index: Index) -> bool {
         let committed = self.tree.committed();
         let lowest = self.safety.open().map_or(committed, |open| open.start.index);
         index > committed && index >= lowest && index.0 <= self.window_base().0.saturating_add(2 * WINDOW)
@@ -450,10 +455,12 @@ impl Replica {
         if from != self.leader() && !certificate.is_commit() && block.index > self.tree.committed() {
             self.expect_position(block);
         }
+        self.watch_prepared(from, certificate);
         self.on_certificate(from, certificate);
     }
 
     pub(super) fn on_heartbeat(&mut self, from: MemberId, heartbeat: &Heartbeat) {
+        self.watch_heartbeat(from, heartbeat);
         for certificate in heartbeat.certificates.iter() {
             self.on_certificate(from, certificate);
         }
@@ -560,6 +567,7 @@ impl Replica {
         let tip = self.safety.open().map(|open| open.tip);
         let tip_was_here = tip.is_some_and(|tip| self.tree.contains(&tip.digest));
         let chain = self.tree.commit(&certificate.block().digest);
+        self.conduct.note_merits(chain.len() as u64);
         let root = self.tree.root();
         self.committed = Some(Arc::clone(certificate));
         if self.safety.may_raise(certificate) {

@@ -63,7 +63,9 @@ pub(super) struct TermState {
     pub appends: BTreeMap<Index, Append>,
     /// As the leader: the committed index that went out with the last block.
     pub announced: Index,
+    /// When the last heartbeat was sent, and how many were in this term.
     pub heartbeat_us: u64,
+    pub heartbeats: u64,
     /// The highest index that a Commit vote was sent for.
     pub committed_vote: Index,
 }
@@ -91,6 +93,7 @@ impl TermState {
             appends: BTreeMap::new(),
             announced: Index(0),
             heartbeat_us: 0,
+            heartbeats: 0,
             committed_vote: Index(0),
         }
     }
@@ -146,6 +149,7 @@ impl Replica {
     }
 
     pub(super) fn tick_term(&mut self) {
+        self.conduct.tick(self.now.monotonic_us, &self.setup.timing);
         let reason = self.reason_to_suspect();
         if reason.is_some() != self.term.suspecting.is_some() {
             let term = self.safety.term();
@@ -186,6 +190,9 @@ impl Replica {
             }
             if self.term.lags {
                 return Some("its clock lags far behind");
+            }
+            if self.conduct.is_suspect() {
+                return Some("it loses or spoils much of what it sends");
             }
         }
         if !self.has_committed_first() && is_overdue(self.term.entered_us) {
@@ -326,6 +333,7 @@ impl Replica {
         self.safety.record_enter(Arc::clone(&entered));
         let record = self.persist(Record::Term(Arc::clone(&entered)));
         self.term.enter(self.now.monotonic_us, record);
+        self.conduct.enter_term();
         self.watch.enter_term();
         self.recall_proof();
         self.report(Report::EnteredTerm(term));

@@ -1,0 +1,123 @@
+//! The bucket and the patience by themselves, and what counts as a lapse.
+
+use super::*;
+
+/// More lapses than a leader may have in reserve.
+const MANY: u32 = 4;
+
+fn suspecting() -> Conduct {
+    let mut conduct = Conduct::default();
+    conduct.lapse(MANY, 0);
+    conduct
+}
+
+#[test]
+fn lapses_that_are_not_made_good_are_a_reason() {
+    let mut conduct = Conduct::default();
+    for _ in 0..MAX_LAPSES {
+        assert!(!conduct.is_suspect());
+        conduct.lapse(1, 0);
+    }
+    assert!(!conduct.is_suspect(), "a connection may break");
+    conduct.lapse(1, 0);
+    assert!(conduct.is_suspect());
+}
+
+#[test]
+fn merits_make_lapses_good() {
+    let mut conduct = Conduct::default();
+    for _ in 0..1000 {
+        conduct.lapse(1, 0);
+        conduct.note_merits(LAPSE_MERITS);
+        assert!(!conduct.is_suspect(), "one in so many is let pass for ever");
+    }
+    let mut conduct = suspecting();
+    conduct.note_merits(2 * LAPSE_MERITS);
+    assert!(conduct.is_suspect(), "more than half is left");
+    conduct.note_merits(LAPSE_MERITS);
+    assert!(!conduct.is_suspect());
+}
+
+#[test]
+fn a_flood_fills_the_bucket_to_twice_the_limit() {
+    let mut conduct = Conduct::default();
+    conduct.lapse(u32::MAX, 0);
+    assert!(conduct.is_bounded());
+    conduct.note_merits(3 * LAPSE_MERITS * MAX_LAPSES / 2);
+    assert!(!conduct.is_suspect());
+}
+
+#[test]
+fn without_new_lapses_a_suspicion_ends_with_time() {
+    let timing = Timing::default();
+    let mut conduct = suspecting();
+    conduct.tick(STANDS_TIMEOUTS * timing.timeout_us, &timing);
+    assert!(conduct.is_suspect());
+    conduct.tick(STANDS_TIMEOUTS * timing.timeout_us + 1, &timing);
+    assert!(!conduct.is_suspect());
+    conduct.lapse(2, 0);
+    assert!(conduct.is_suspect(), "half was left");
+}
+
+#[test]
+fn patience_doubles_with_terms_that_ended_so_and_falls_back() {
+    let mut conduct = suspecting();
+    conduct.enter_term();
+    assert!(!conduct.is_suspect(), "the bucket is empty");
+    conduct.lapse(2 * MAX_LAPSES as u32, 0);
+    assert!(!conduct.is_suspect(), "twice as many are let pass");
+    conduct.enter_term();
+    conduct.lapse(2 * MAX_LAPSES as u32 + 1, 0);
+    assert!(conduct.is_suspect(), "a term that ended without a suspicion makes nobody more patient");
+    for _ in 0..2 * MAX_PATIENCE {
+        conduct.lapse(u32::MAX, 0);
+        conduct.enter_term();
+        assert!(conduct.is_bounded());
+    }
+    assert_eq!(conduct.patience, MAX_PATIENCE);
+    conduct.lapse(u32::MAX, 0);
+    for steps in 1..=MAX_PATIENCE {
+        conduct.note_merits(FORGIVING_MERITS - 1);
+        assert_eq!(conduct.patience, MAX_PATIENCE + 1 - steps);
+        conduct.note_merits(1);
+        assert_eq!(conduct.patience, MAX_PATIENCE - steps);
+        assert!(conduct.is_bounded());
+    }
+    conduct.lapse(MANY, 0);
+    assert!(conduct.is_suspect());
+}
+
+#[test]
+fn a_heartbeat_that_is_missing_is_a_lapse() {
+    let mut shown = Shown::default();
+    let lapses = [7, 8, 8, 10, 9, 11, 50, u64::MAX, 0].map(|number| shown.heartbeat(number));
+    assert_eq!(lapses, [0, 0, 0, 1, 0, 0, 1, 1, 0]);
+}
+
+#[test]
+fn a_block_that_is_missing_is_a_lapse() {
+    let mut shown = Shown::default();
+    let lapses = [7, 8, 8, 10, 9, 11, 19, 20].map(|index| shown.append(Index(index), None));
+    assert_eq!(lapses, [0, 0, 0, 1, 0, 0, 1, 0]);
+}
+
+#[test]
+fn a_prepare_certificate_that_is_missing_is_a_lapse_one_block_later() {
+    let mut shown = Shown { prepared: Index(7), ..Shown::default() };
+    let mut lapses = Vec::new();
+    // That of block 8 comes late, that of 9 never, that of 10 is made up for by 11's, 12 comes in order.
+    for (index, prepared) in [(7, 0), (8, 0), (9, 8), (10, 0), (11, 0), (12, 11), (13, 12), (14, 13)] {
+        let committed = (index > 7).then(|| Index(index - 1));
+        lapses.push(shown.append(Index(index), committed));
+        shown.prepared = shown.prepared.max(Index(prepared));
+    }
+    assert_eq!(lapses, [0, 0, 0, 0, 1, 0, 0, 0]);
+}
+
+#[test]
+fn certificates_of_blocks_that_were_not_shown_are_not_missed() {
+    let mut shown = Shown::default();
+    for index in 7..20 {
+        assert_eq!(shown.append(Index(index), Some(Index(6))), 0, "this member came later");
+    }
+}
