@@ -12,12 +12,13 @@
 //! - a **corrupt message**: one that the verifier refuses, or that no correct member sends ([`Ignore::is_lie`]).
 //!
 //! Each lapse fills a leaky bucket by [`LAPSE_MERITS`]; each *merit*, a committed block or a heartbeat, takes 1 away. Above
-//! [`MAX_LAPSES`] lapses the leader is suspected, until half of that is left or no lapse has come for some time. A connection that
-//! breaks once is no reason, and soon made good.
+//! [`MAX_LAPSES`] lapses the leader is suspected, until half of that is left or no lapse has come for some time. When f+1 others
+//! suspect it, for whatever reason, half is enough to begin with: a correct one is among them. A connection that breaks once is no
+//! reason, and soon made good. Only a quorum of Suspects moves the term: one bad connection moves nobody, nor do liars.
 //!
-//! Where the *network* loses messages every leader lapses, and none is better. So the limit doubles with each term that ended
-//! while this member suspected its leader for lapses, and falls back by a step after [`FORGIVING_MERITS`] merits without a
-//! lapse. Only a quorum of Suspects moves the term: one bad connection moves nobody, nor do liars.
+//! Where the *network* loses messages every leader lapses, and none is better. Terms that ended while this member suspected their
+//! leader for lapses are counted: f may have been liars', with each one more the limit doubles. The count falls by one after
+//! [`FORGIVING_MERITS`] merits without a lapse.
 //!
 //! Deviation from Aardvark: no throughput is expected of a leader. What clients ask for varies, and so do disks; a gap has
 //! no other reason than its sender or its connection.
@@ -26,7 +27,7 @@ use super::{Replica, normal::Ignore};
 use crate::{
     certificate::Certificate,
     ids::{Index, MemberId},
-    limits::{FORGIVING_MERITS, LAPSE_MERITS, MAX_LAPSES, MAX_PATIENCE, Timing},
+    limits::{FORGIVING_MERITS, LAPSE_MERITS, MAX_LAPSES, MAX_DOUBLINGS, Timing},
     message::{Append, Heartbeat},
 };
 
@@ -36,14 +37,15 @@ const STANDS_TIMEOUTS: u64 = 2;
 /// What this member holds against the leader of its term, and how patient others have made it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Conduct {
+    f: u32,
     /// In merits. At most twice the limit.
     bucket: u64,
     lapsed_us: u64,
     is_suspect: bool,
     shown: Shown,
-    /// How often the limit has doubled.
-    patience: u32,
-    /// How many merits came since the last lapse, or since the patience last fell.
+    /// How many terms ended so, less those that are forgiven.
+    left: u32,
+    /// How many merits came since the last lapse, or since one was forgiven.
     flawless: u64,
 }
 
@@ -60,9 +62,14 @@ struct Shown {
 }
 
 impl Conduct {
+    pub fn new(f: usize) -> Self {
+        Self { f: u32::try_from(f).unwrap_or(u32::MAX), ..Self::default() }
+    }
+
     /// How full the bucket may be.
     fn limit(&self) -> u64 {
-        (MAX_LAPSES * LAPSE_MERITS) << self.patience
+        let doublings = self.left.saturating_sub(self.f).min(MAX_DOUBLINGS);
+        (MAX_LAPSES * LAPSE_MERITS) << doublings
     }
 
     /// The leader has lapsed so many times.
@@ -80,14 +87,15 @@ impl Conduct {
         self.flawless = self.flawless.saturating_add(count);
         if self.flawless >= FORGIVING_MERITS {
             self.flawless = 0;
-            self.patience = self.patience.saturating_sub(1);
+            self.left = self.left.saturating_sub(1);
             self.bucket = self.bucket.min(2 * self.limit());
         }
         self.is_suspect &= self.bucket > self.limit() / 2;
     }
 
-    /// Time has passed.
-    pub fn tick(&mut self, now_us: u64, timing: &Timing) {
+    /// Time has passed, and so many others suspect the leader now.
+    pub fn tick(&mut self, now_us: u64, timing: &Timing, others: usize) {
+        self.is_suspect |= others > self.f as usize && self.bucket > self.limit() / 2;
         if self.is_suspect && now_us > self.lapsed_us.saturating_add(STANDS_TIMEOUTS * timing.timeout_us) {
             self.bucket = self.limit() / 2;
             self.is_suspect = false;
@@ -101,13 +109,14 @@ impl Conduct {
 
     /// A term begins, with an empty bucket.
     pub fn enter_term(&mut self) {
-        let patience = (self.patience + u32::from(self.is_suspect)).min(MAX_PATIENCE);
-        *self = Self { patience, flawless: self.flawless, ..Self::default() };
+        let most = self.f.saturating_add(MAX_DOUBLINGS);
+        let left = (self.left + u32::from(self.is_suspect)).min(most);
+        *self = Self { f: self.f, left, flawless: self.flawless, ..Self::default() };
     }
 
     /// Whether what is kept is within its bounds.
     pub fn is_bounded(&self) -> bool {
-        self.bucket <= 2 * self.limit() && self.patience <= MAX_PATIENCE
+        self.bucket <= 2 * self.limit() && self.left <= self.f.saturating_add(MAX_DOUBLINGS)
     }
 }
 
@@ -135,7 +144,8 @@ impl Shown {
         self.prepared = self.prepared.max(self.committed);
         let committed = committed.filter(|committed| (first..=highest).contains(committed));
         self.committed = self.committed.max(committed.unwrap_or_default());
-        u32::from(is_gap) + u32::from(is_unprepared)
+        // What was lost together is one lapse.
+        u32::from(is_gap || is_unprepared)
     }
 }
 

@@ -173,7 +173,7 @@ impl Replica {
             tree,
             committed,
             term,
-            conduct: Conduct::default(),
+            conduct: Conduct::new(setup.members.f()),
             origin: Origin::new(incarnation.next(), 1),
             pool: Pool::default(),
             expected: Expected::default(),

@@ -174,13 +174,25 @@ impl Replica {
         }
     }
 
-    /// Says that the leader is here, and sends again what members have not voted for.
+    /// Says that the leader is here, and sends again what members have not voted for. While a block waits, what would help it may
+    /// have been lost: then certificates are repeated more often.
     pub(super) fn tick_leader(&mut self) {
         let Some(open) = self.leads() else { return };
         self.propose();
-        if self.now_us() < self.term.heartbeat_us + self.setup.timing.heartbeat_us {
-            return;
+        let (now_us, every_us) = (self.now_us(), self.setup.timing.heartbeat_us);
+        let is_time = |since_us: u64| since_us + every_us <= now_us;
+        let oldest = self.tree.descend(&open.tip.digest).last().map(|block| block.digest());
+        let is_stalled = oldest.and_then(|oldest| self.tree.since_us(&oldest)).is_some_and(is_time);
+        if is_stalled || is_time(self.term.heartbeat_us) {
+            self.send_heartbeat(&open);
         }
+        if is_time(self.term.repeated_us) {
+            self.term.repeated_us = now_us;
+            self.repeat_appends(&open);
+        }
+    }
+
+    fn send_heartbeat(&mut self, open: &Accepted) {
         self.term.heartbeat_us = self.now_us();
         self.term.heartbeats += 1;
         let heartbeat = Heartbeat {
@@ -190,7 +202,6 @@ impl Replica {
             certificates: self.newest_certificates(),
         };
         self.send(To::Others, Message::Heartbeat(heartbeat));
-        self.repeat_appends(&open);
     }
 
     fn repeat_appends(&mut self, open: &Accepted) {

@@ -66,6 +66,8 @@ pub(super) struct TermState {
     /// When the last heartbeat was sent, and how many were in this term.
     pub heartbeat_us: u64,
     pub heartbeats: u64,
+    /// When Appends were last repeated.
+    pub repeated_us: u64,
     /// The highest index that a Commit vote was sent for.
     pub committed_vote: Index,
 }
@@ -94,6 +96,7 @@ impl TermState {
             announced: Index(0),
             heartbeat_us: 0,
             heartbeats: 0,
+            repeated_us: 0,
             committed_vote: Index(0),
         }
     }
@@ -149,7 +152,8 @@ impl Replica {
     }
 
     pub(super) fn tick_term(&mut self) {
-        self.conduct.tick(self.now.monotonic_us, &self.setup.timing);
+        let others = self.others_suspecting();
+        self.conduct.tick(self.now.monotonic_us, &self.setup.timing, others);
         let reason = self.reason_to_suspect();
         if reason.is_some() != self.term.suspecting.is_some() {
             let term = self.safety.term();
@@ -219,6 +223,15 @@ impl Replica {
     fn has_committed_first(&self) -> bool {
         let root = self.tree.root();
         root.term == self.safety.term() && root != self.members().root()
+    }
+
+    /// How many other members suspect the current term now.
+    fn others_suspecting(&self) -> usize {
+        let (term, now_us, resend_us) = (self.safety.term(), self.now_us(), self.setup.timing.resend_us);
+        let others = self.term.suspects.values().filter(|(suspect, _)| suspect.signer != self.me());
+        others
+            .filter(|(suspect, at_us)| suspect.term == term && self.term.is_fresh(*at_us, now_us, resend_us))
+            .count()
     }
 
     fn leader_resigned(&self) -> bool {

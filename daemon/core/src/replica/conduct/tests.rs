@@ -2,18 +2,23 @@
 
 use super::*;
 
-/// More lapses than a leader may have in reserve.
-const MANY: u32 = 4;
+/// More lapses than a leader may have.
+const MANY: u32 = MAX_LAPSES as u32 + 1;
+const F: u32 = 1;
+
+fn conduct() -> Conduct {
+    Conduct::new(F as usize)
+}
 
 fn suspecting() -> Conduct {
-    let mut conduct = Conduct::default();
+    let mut conduct = conduct();
     conduct.lapse(MANY, 0);
     conduct
 }
 
 #[test]
 fn lapses_that_are_not_made_good_are_a_reason() {
-    let mut conduct = Conduct::default();
+    let mut conduct = conduct();
     for _ in 0..MAX_LAPSES {
         assert!(!conduct.is_suspect());
         conduct.lapse(1, 0);
@@ -25,22 +30,22 @@ fn lapses_that_are_not_made_good_are_a_reason() {
 
 #[test]
 fn merits_make_lapses_good() {
-    let mut conduct = Conduct::default();
+    let mut conduct = conduct();
     for _ in 0..1000 {
         conduct.lapse(1, 0);
         conduct.note_merits(LAPSE_MERITS);
         assert!(!conduct.is_suspect(), "one in so many is let pass for ever");
     }
     let mut conduct = suspecting();
-    conduct.note_merits(2 * LAPSE_MERITS);
+    conduct.note_merits(2 * LAPSE_MERITS - 1);
     assert!(conduct.is_suspect(), "more than half is left");
-    conduct.note_merits(LAPSE_MERITS);
+    conduct.note_merits(1);
     assert!(!conduct.is_suspect());
 }
 
 #[test]
 fn a_flood_fills_the_bucket_to_twice_the_limit() {
-    let mut conduct = Conduct::default();
+    let mut conduct = conduct();
     conduct.lapse(u32::MAX, 0);
     assert!(conduct.is_bounded());
     conduct.note_merits(3 * LAPSE_MERITS * MAX_LAPSES / 2);
@@ -51,36 +56,60 @@ fn a_flood_fills_the_bucket_to_twice_the_limit() {
 fn without_new_lapses_a_suspicion_ends_with_time() {
     let timing = Timing::default();
     let mut conduct = suspecting();
-    conduct.tick(STANDS_TIMEOUTS * timing.timeout_us, &timing);
+    conduct.tick(STANDS_TIMEOUTS * timing.timeout_us, &timing, 0);
     assert!(conduct.is_suspect());
-    conduct.tick(STANDS_TIMEOUTS * timing.timeout_us + 1, &timing);
+    conduct.tick(STANDS_TIMEOUTS * timing.timeout_us + 1, &timing, 0);
     assert!(!conduct.is_suspect());
     conduct.lapse(2, 0);
     assert!(conduct.is_suspect(), "half was left");
 }
 
 #[test]
-fn patience_doubles_with_terms_that_ended_so_and_falls_back() {
+fn with_others_half_is_enough_and_nothing_is_not() {
+    let timing = Timing::default();
+    let others = F as usize + 1;
+    let mut conduct = conduct();
+    conduct.tick(0, &timing, others);
+    conduct.lapse(1, 0);
+    conduct.tick(0, &timing, others);
+    assert!(!conduct.is_suspect());
+    conduct.lapse(1, 0);
+    conduct.tick(0, &timing, others - 1);
+    assert!(!conduct.is_suspect(), "they may all be liars");
+    conduct.tick(0, &timing, others);
+    assert!(conduct.is_suspect());
+}
+
+#[test]
+fn the_limit_doubles_with_more_than_f_terms_that_ended_so() {
     let mut conduct = suspecting();
     conduct.enter_term();
     assert!(!conduct.is_suspect(), "the bucket is empty");
-    conduct.lapse(2 * MAX_LAPSES as u32, 0);
-    assert!(!conduct.is_suspect(), "twice as many are let pass");
+    conduct.lapse(MANY, 0);
+    assert!(conduct.is_suspect(), "it was one liar so far");
     conduct.enter_term();
-    conduct.lapse(2 * MAX_LAPSES as u32 + 1, 0);
-    assert!(conduct.is_suspect(), "a term that ended without a suspicion makes nobody more patient");
-    for _ in 0..2 * MAX_PATIENCE {
+    conduct.lapse(2 * MANY - 2, 0);
+    assert!(!conduct.is_suspect(), "now twice as many are let pass");
+    conduct.enter_term();
+    conduct.lapse(2 * MANY - 1, 0);
+    assert!(conduct.is_suspect(), "a term that ended without a suspicion does not count");
+}
+
+#[test]
+fn patience_has_an_end_and_falls_back() {
+    let mut conduct = conduct();
+    for _ in 0..F + 2 * MAX_DOUBLINGS {
         conduct.lapse(u32::MAX, 0);
         conduct.enter_term();
         assert!(conduct.is_bounded());
     }
-    assert_eq!(conduct.patience, MAX_PATIENCE);
+    assert_eq!(conduct.left, F + MAX_DOUBLINGS);
     conduct.lapse(u32::MAX, 0);
-    for steps in 1..=MAX_PATIENCE {
+    for left in (0..F + MAX_DOUBLINGS).rev() {
         conduct.note_merits(FORGIVING_MERITS - 1);
-        assert_eq!(conduct.patience, MAX_PATIENCE + 1 - steps);
+        assert_eq!(conduct.left, left + 1);
         conduct.note_merits(1);
-        assert_eq!(conduct.patience, MAX_PATIENCE - steps);
+        assert_eq!(conduct.left, left);
         assert!(conduct.is_bounded());
     }
     conduct.lapse(MANY, 0);
