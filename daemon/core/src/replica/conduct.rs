@@ -39,7 +39,7 @@ const STANDS_TIMEOUTS: u64 = 2;
 pub(super) struct Conduct {
     f: u32,
     /// In merits. At most twice the limit.
-    bucket: u64,
+    pub bucket: u64,
     lapsed_us: u64,
     is_suspect: bool,
     shown: Shown,

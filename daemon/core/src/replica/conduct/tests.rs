@@ -132,10 +132,10 @@ fn a_block_that_is_missing_is_a_lapse() {
 
 #[test]
 fn a_prepare_certificate_that_is_missing_is_a_lapse_one_block_later() {
-    let mut shown = Shown { prepared: Index(7), ..Shown::default() };
+    let mut shown = Shown::default();
     let mut lapses = Vec::new();
     // That of block 8 comes late, that of 9 never, that of 10 is made up for by 11's, 12 comes in order.
-    for (index, prepared) in [(7, 0), (8, 0), (9, 8), (10, 0), (11, 0), (12, 11), (13, 12), (14, 13)] {
+    for (index, prepared) in [(7, 7), (8, 0), (9, 8), (10, 0), (11, 11), (12, 0), (13, 12), (14, 13)] {
         let committed = (index > 7).then(|| Index(index - 1));
         lapses.push(shown.append(Index(index), committed));
         shown.prepared = shown.prepared.max(Index(prepared));
