@@ -352,6 +352,20 @@ mod tests {
     }
 
     #[test]
+    fn what_was_refused_is_told_once_and_lies_that_pass_are_not() {
+        let (peers, other) = (peers(), MemberId(2));
+        assert_eq!(peers.take_refused().next(), None);
+        peers.count(other, true);
+        peers.count(other, false);
+        peers.count(other, false);
+        // The replica has found this one itself.
+        peers.recount(other);
+        assert_eq!(peers.take_refused().collect::<Vec<_>>(), [(other, 2)]);
+        assert_eq!(peers.take_refused().next(), None);
+        assert_eq!(peers.counts(other), (0, 3));
+    }
+
+    #[test]
     fn a_proof_is_news_for_a_while() {
         let (peers, other) = (peers(), MemberId(2));
         assert!(!peers.is_proof_fresh(other));

@@ -27,7 +27,7 @@ use super::{Replica, normal::Ignore};
 use crate::{
     certificate::Certificate,
     ids::{Index, MemberId},
-    limits::{FORGIVING_MERITS, LAPSE_MERITS, MAX_LAPSES, MAX_DOUBLINGS, Timing},
+    limits::{FORGIVING_MERITS, LAPSE_MERITS, MAX_DOUBLINGS, MAX_LAPSES, Timing},
     message::{Append, Heartbeat},
 };
 
@@ -164,8 +164,7 @@ impl Replica {
             return;
         }
         // One far ahead would hide all gaps below it. Those in order may be far ahead of a member that is behind.
-        let is_next =
-            self.conduct.shown.appends.is_some_and(|(_, highest)| header.index == highest.next());
+        let is_next = self.conduct.shown.appends.is_some_and(|(_, highest)| header.index == highest.next());
         if !is_next && !self.is_in_window(header.index) {
             return;
         }
