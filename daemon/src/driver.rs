@@ -270,6 +270,10 @@ impl Driver {
                 }
                 () = at(due) => self.step(Input::Due),
                 _ = tick.tick() => {
+                    let peers = Arc::clone(&self.parts.peers);
+                    for (from, count) in peers.take_refused() {
+                        self.step(Input::Refused(from, count));
+                    }
                     self.step(Input::Tick);
                     self.parts.log.flush();
                     self.parts.outlet.tick(self.parts.clock.now());

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -160,6 +160,8 @@ pub struct Peers {
 struct Peer {
     correct: AtomicU64,
     corrupt: AtomicU64,
+    /// Messages that did not pass verification, and that the replica does not know of yet.
+    refused: AtomicU32,
     heard: Mutex<Option<(Instant, Progress)>>,
     /// Whether an injected fault here keeps it away.
     is_cut: AtomicBool,
@@ -176,6 +178,9 @@ impl Peers {
     /// A message of a peer has passed every check, or has not. Answers how many have not.
     pub fn count(&self, from: MemberId, correct: bool) -> u64 {
         let Some(peer) = self.peers.get(&from) else { return 0 };
+        if !correct {
+            peer.refused.fetch_add(1, Ordering::Relaxed);
+        }
         let counter = if correct { &peer.correct } else { &peer.corrupt };
         counter.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -188,6 +193,12 @@ impl Peers {
                 peer.correct.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
             peer.corrupt.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// How many messages of each peer were refused since this was asked last, of those of whom any were.
+    pub fn take_refused(&self) -> impl Iterator<Item = (MemberId, u32)> {
+        let taken = self.peers.iter().map(|(id, peer)| (*id, peer.refused.swap(0, Ordering::Relaxed)));
+        taken.filter(|(_, count)| *count > 0)
     }
 
     /// How many messages of a peer were correct, and how many corrupt.
@@ -338,6 +349,20 @@ mod tests {
         assert!(gone().await.is_err());
         silent_for(&peers, other, UNREACHABLE_AFTER);
         assert!(gone().await.is_ok());
+    }
+
+    #[test]
+    fn what_was_refused_is_told_once_and_lies_that_pass_are_not() {
+        let (peers, other) = (peers(), MemberId(2));
+        assert_eq!(peers.take_refused().next(), None);
+        peers.count(other, true);
+        peers.count(other, false);
+        peers.count(other, false);
+        // The replica has found this one itself.
+        peers.recount(other);
+        assert_eq!(peers.take_refused().collect::<Vec<_>>(), [(other, 2)]);
+        assert_eq!(peers.take_refused().next(), None);
+        assert_eq!(peers.counts(other), (0, 3));
     }
 
     #[test]

@@ -43,6 +43,16 @@ pub const REMEMBERED_BLOCKS: usize = 256;
 /// For how many indices the state digest is remembered, to compare it with a leader's.
 pub const REMEMBERED_STATES: usize = 256;
 
+/// How many merits, committed blocks and heartbeats, make good for one lapse of a leader. So one lapse in 16 is let pass for ever.
+pub const LAPSE_MERITS: u64 = 16;
+/// Above how many lapses that were not made good a leader is suspected. Few, as the slower a leader is the rarer its lapses are;
+/// and no fewer than a connection makes that breaks once: heartbeats are missed, and blocks.
+pub const MAX_LAPSES: u64 = 2;
+/// How often the limit of lapses doubles at most.
+pub const MAX_DOUBLINGS: u32 = 6;
+/// After how many merits without a lapse one of the terms that ended for lapses is forgiven.
+pub const FORGIVING_MERITS: u64 = 1024;
+
 /// Times that a replica lives by, and when it proposes. Microseconds, unless the name says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {

@@ -90,6 +90,8 @@ pub struct Heartbeat {
     pub epoch: Epoch,
     /// The sender's term.
     pub term: Term,
+    /// How many it has sent in this term, with this one: a receiver sees when one is missing.
+    pub number: u64,
     /// The newest certificates.
     pub certificates: Certificates,
 }

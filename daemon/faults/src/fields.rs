@@ -49,9 +49,15 @@ pub(crate) fn visit(message: &mut Message, visit: &mut Visit<'_>) {
         }
         Message::Vote(it) => vote(it, visit),
         Message::Certificate(it) => certificate(Arc::make_mut(it), visit),
-        Message::Heartbeat(Heartbeat { epoch: Epoch(epoch), term: Term(term), certificates: both }) => {
+        Message::Heartbeat(Heartbeat {
+            epoch: Epoch(epoch),
+            term: Term(term),
+            number,
+            certificates: both,
+        }) => {
             visit(Field::Number(epoch));
             visit(Field::Number(term));
+            visit(Field::Number(number));
             certificates(both, visit);
         }
         Message::Suspect(Suspect { epoch: Epoch(epoch), term: Term(term), signer, signature }) => {

@@ -91,7 +91,7 @@ impl ForgedCertificate {
             Certificates { prepared: certificate, committed: None }
         };
         let term = self.newest.as_ref().map_or_else(Default::default, |vote| vote.ballot.block.term);
-        Message::Heartbeat(Heartbeat { epoch: self.liar.members.epoch(), term, certificates })
+        Message::Heartbeat(Heartbeat { epoch: self.liar.members.epoch(), term, number: 0, certificates })
     }
 }
 

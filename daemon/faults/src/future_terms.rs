@@ -53,7 +53,12 @@ impl FutureTerms {
                 let vote = TermVote::sign(cluster, epoch, term, None, None, *me, signer);
                 Message::EnterTerm(Arc::new(EnterTerm { vote, position: None, suspects: None, sole: None }))
             }
-            4 => Message::Heartbeat(Heartbeat { epoch, term, certificates: Certificates::default() }),
+            4 => Message::Heartbeat(Heartbeat {
+                epoch,
+                term,
+                number: 1,
+                certificates: Certificates::default(),
+            }),
             _ => {
                 let n = members.n() as u64;
                 let own = (0..n).map(|more| Term(term.0.saturating_add(more)));

@@ -37,7 +37,7 @@ impl LyingHeight {
     fn heartbeat(&self, term: Term) -> Message {
         let committed = Some(Arc::new(far_ahead(&self.liar)));
         let certificates = Certificates { prepared: None, committed };
-        Message::Heartbeat(Heartbeat { epoch: self.liar.members.epoch(), term, certificates })
+        Message::Heartbeat(Heartbeat { epoch: self.liar.members.epoch(), term, number: 0, certificates })
     }
 }
 

@@ -113,8 +113,12 @@ fn lies_pass_one_after_the_other() {
         faults.change(&start(name, None)).unwrap();
     }
     let certificates = bftd_core::message::Certificates::default();
-    let heartbeat =
-        Message::Heartbeat(Heartbeat { epoch: Epoch(0), term: bftd_core::ids::Term(1), certificates });
+    let heartbeat = Message::Heartbeat(Heartbeat {
+        epoch: Epoch(0),
+        term: bftd_core::ids::Term(1),
+        number: 1,
+        certificates,
+    });
     let parcels = faults.outgoing(MemberId(1), &heartbeat);
     assert!(parcels.iter().all(|parcel| parcel.delay_us >= 300_000), "{parcels:?}");
 }

@@ -58,6 +58,7 @@ impl Replica {
                 "the accepted chain is within the window",
             )?;
         }
+        require(self.conduct.is_bounded(), "what is held against a leader is bounded")?;
         self.check_bounds(root.index)
     }
 

@@ -25,6 +25,9 @@ pub enum Input {
     Submit(Vec<Request>),
     /// A linearizable read wants to know when local state is fresh enough.
     Read(ReadTicket),
+    /// So many messages of a peer did not stand up to verification since it was last said. The driver gathers them: one such
+    /// input a peer and tick, so that a flood of rubbish is no flood of inputs.
+    Refused(MemberId, u32),
     /// The state machine has executed a block and the state has this digest now.
     Executed(BlockRef, Digest),
 }

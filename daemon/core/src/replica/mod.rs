@@ -28,14 +28,16 @@
 //! - A position may be a Commit certificate too: it implies that the Prepare certificate exists.
 //! - Nobody suspects because others do, with one exception: when the leader of the term itself suspects it, it has
 //!   resigned, and waiting for it is of no use.
+//! - A leader is also suspected for what it loses or spoils although blocks commit (`conduct.rs`; Aardvark, NSDI'09).
 //! - Certificates, heartbeats and fetches carry no promise, so their sends wait for no disk.
 //!
 //! # Reading on
 //!
-//! `evidence.rs` compares what members sign, `safety.rs` holds every promise that safety rests on, `tree.rs` the uncommitted blocks, `batches.rs` requests on
+//! `conduct.rs` counts a leader's lapses, `evidence.rs` compares what members sign, `safety.rs` holds every promise that safety rests on, `tree.rs` the uncommitted blocks, `batches.rs` requests on
 //! their way into a block, `votes.rs` the only counting, `invariants.rs` what holds after every step.
 
 mod batches;
+mod conduct;
 mod evidence;
 mod fetch;
 mod gather;
@@ -59,6 +61,7 @@ pub use normal::Ignore;
 
 use self::{
     batches::{Expected, Origin, Pool},
+    conduct::Conduct,
     evidence::Watch,
     fetch::Fetcher,
     reads::Reads,
@@ -107,6 +110,7 @@ pub struct Replica {
     states: States,
 
     term: TermState,
+    conduct: Conduct,
     origin: Origin,
     pool: Pool,
     expected: Expected,
@@ -171,6 +175,7 @@ impl Replica {
             tree,
             committed,
             term,
+            conduct: Conduct::new(setup.members.f()),
             origin: Origin::new(incarnation.next(), 1),
             pool: Pool::default(),
             expected: Expected::default(),
@@ -197,6 +202,7 @@ impl Replica {
             Input::Message(from, message) => self.on_message(from, &message),
             Input::Submit(requests) => self.on_submit(requests),
             Input::Read(ticket) => self.on_read(ticket),
+            Input::Refused(from, count) => self.note_lapses(from, count),
             Input::Executed(block, state) => self.on_executed(block, state),
         }
     }

@@ -186,21 +186,34 @@ impl Replica {
         }
     }
 
-    /// Says that the leader is here, and sends again what members have not voted for.
+    /// Says that the leader is here, and sends again what members have not voted for. While a block waits, what would help it may
+    /// have been lost: then certificates are repeated more often.
     pub(super) fn tick_leader(&mut self) {
         let Some(open) = self.leads() else { return };
         self.propose();
-        if self.now_us() < self.term.heartbeat_us + self.setup.timing.heartbeat_us {
-            return;
+        let (now_us, every_us) = (self.now_us(), self.setup.timing.heartbeat_us);
+        let is_time = |since_us: u64| since_us + every_us <= now_us;
+        let oldest = self.tree.descend(&open.tip.digest).last().map(|block| block.digest());
+        let is_stalled = oldest.and_then(|oldest| self.tree.since_us(&oldest)).is_some_and(is_time);
+        if is_stalled || is_time(self.term.heartbeat_us) {
+            self.send_heartbeat(&open);
         }
+        if is_time(self.term.repeated_us) {
+            self.term.repeated_us = now_us;
+            self.repeat_appends(&open);
+        }
+    }
+
+    fn send_heartbeat(&mut self, open: &Accepted) {
         self.term.heartbeat_us = self.now_us();
+        self.term.heartbeats += 1;
         let heartbeat = Heartbeat {
             epoch: self.members().epoch(),
             term: open.term,
+            number: self.term.heartbeats,
             certificates: self.newest_certificates(),
         };
         self.send(To::Others, Message::Heartbeat(heartbeat));
-        self.repeat_appends(&open);
     }
 
     fn repeat_appends(&mut self, open: &Accepted) {
@@ -230,7 +243,9 @@ impl Replica {
     // The follower's side.
 
     pub(super) fn on_append(&mut self, from: MemberId, append: &Append) {
+        self.watch_append(from, append);
         for certificate in append.certificates.iter() {
+            self.watch_prepared(from, certificate);
             self.on_certificate(from, certificate);
         }
         if let Some(why) = self.ignore_append(from, append) {
@@ -285,6 +300,7 @@ impl Replica {
                 Judgement::Refuse(why) => {
                     self.term.waiting.remove(&next);
                     let leader = self.leader();
+                    self.note_ignored(leader, why);
                     if why == Ignore::StateDiffers {
                         let index = block.header().executed.index;
                         self.report(Report::StateDiffers(open.term, index));
@@ -367,7 +383,7 @@ impl Replica {
 
     /// Whether an index may be spoken of in the current term. The window is counted from the term's start: term after term
     /// may add a prepared block while none is committed.
-    fn is_in_window(&self, index: Index) -> bool {
+    pub(super) fn is_in_window(&self, index: Index) -> bool {
         let committed = self.tree.committed();
         let lowest = self.safety.open().map_or(committed, |open| open.start.index);
         index > committed && index >= lowest && index.0 <= self.window_base().0.saturating_add(2 * WINDOW)
@@ -501,10 +517,12 @@ impl Replica {
         if from != self.leader() && !certificate.is_commit() && block.index > self.tree.committed() {
             self.expect_position(block);
         }
+        self.watch_prepared(from, certificate);
         self.on_certificate(from, certificate);
     }
 
     pub(super) fn on_heartbeat(&mut self, from: MemberId, heartbeat: &Heartbeat) {
+        self.watch_heartbeat(from, heartbeat);
         for certificate in heartbeat.certificates.iter() {
             self.on_certificate(from, certificate);
         }
@@ -613,6 +631,7 @@ impl Replica {
         let since_us = self.tree.since_us(&certificate.block().digest);
         let chain = self.tree.commit(&certificate.block().digest);
         let requests = chain.iter().flat_map(|block| block.batches()).map(|batch| batch.requests.len()).sum();
+        self.conduct.note_merits(chain.len() as u64);
         let root = self.tree.root();
         self.committed = Some(Arc::clone(certificate));
         if self.safety.may_raise(certificate) {

@@ -69,7 +69,11 @@ pub(super) struct TermState {
     pub gather: Gather,
     /// Whether all members' votes are waited for.
     pub unanimity: Unanimity,
+    /// When the last heartbeat was sent, and how many were in this term.
     pub heartbeat_us: u64,
+    pub heartbeats: u64,
+    /// When Appends were last repeated.
+    pub repeated_us: u64,
     /// The highest index that a Commit vote was sent for.
     pub committed_vote: Index,
 }
@@ -99,6 +103,8 @@ impl TermState {
             gather: Gather::default(),
             unanimity: Unanimity::default(),
             heartbeat_us: 0,
+            heartbeats: 0,
+            repeated_us: 0,
             committed_vote: Index(0),
         }
     }
@@ -154,6 +160,8 @@ impl Replica {
     }
 
     pub(super) fn tick_term(&mut self) {
+        let others = self.others_suspecting();
+        self.conduct.tick(self.now.monotonic_us, &self.setup.timing, others);
         let reason = self.reason_to_suspect();
         if reason.is_some() != self.term.suspecting.is_some() {
             let term = self.safety.term();
@@ -195,6 +203,9 @@ impl Replica {
             if self.term.lags {
                 return Some("its clock lags far behind");
             }
+            if self.conduct.is_suspect() {
+                return Some("it loses or spoils much of what it sends");
+            }
         }
         if !self.has_committed_first() && is_overdue(self.term.entered_us) {
             return Some("the term's first block is not committed");
@@ -220,6 +231,15 @@ impl Replica {
     fn has_committed_first(&self) -> bool {
         let root = self.tree.root();
         root.term == self.safety.term() && root != self.members().root()
+    }
+
+    /// How many other members suspect the current term now.
+    fn others_suspecting(&self) -> usize {
+        let (term, now_us, resend_us) = (self.safety.term(), self.now_us(), self.setup.timing.resend_us);
+        let others = self.term.suspects.values().filter(|(suspect, _)| suspect.signer != self.me());
+        others
+            .filter(|(suspect, at_us)| suspect.term == term && self.term.is_fresh(*at_us, now_us, resend_us))
+            .count()
     }
 
     fn leader_resigned(&self) -> bool {
@@ -336,6 +356,7 @@ impl Replica {
         self.safety.record_enter(Arc::clone(&entered));
         let record = self.persist(Record::Term(Arc::clone(&entered)));
         self.term.enter(self.now.monotonic_us, record);
+        self.conduct.enter_term();
         self.watch.enter_term();
         self.recall_proof();
         self.report(Report::EnteredTerm(term));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod conduct;
 mod evidence;
 mod fetching;
 mod liars;
@@ -32,6 +33,7 @@ struct Cluster {
     now: Now,
     wire: VecDeque<(MemberId, MemberId, Vec<u8>)>,
     cut: BTreeSet<(MemberId, MemberId)>,
+    timing: Timing,
 }
 
 struct Node {
@@ -73,6 +75,7 @@ impl Cluster {
             now: Now { monotonic_us: 1_000_000, unix_ms: 1_000_000 },
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
+            timing: Timing::default(),
             members,
         };
         for i in 1..=n {
@@ -97,7 +100,7 @@ impl Cluster {
             me: id(n),
             members: Arc::clone(&self.members),
             signer: Arc::new(key(n)),
-            timing: Timing::default(),
+            timing: self.timing,
         };
         let states = vec![(root.index, state_after(&root))];
         node.replica = Some(Replica::start(setup, node.durable.clone(), states, self.now));

@@ -129,7 +129,7 @@ impl Corpus {
             }),
             Message::Vote(self.vote(2, Prepare, second.reference())),
             Message::Certificate(Arc::clone(&prepared)),
-            Message::Heartbeat(Heartbeat { epoch: Epoch(0), term: Term(0), certificates }),
+            Message::Heartbeat(Heartbeat { epoch: Epoch(0), term: Term(0), number: 1, certificates }),
             Message::Suspect(self.suspect(3)),
             evidence(Evidence::of_votes(
                 &self.vote(2, Prepare, second.reference()),

@@ -147,11 +147,11 @@ impl World<'_> {
         }
         let message = match Message::decode(bytes) {
             Ok(message) => message,
-            Err(why) => return self.refuse(from, &why.to_string()),
+            Err(why) => return self.refuse(from, to, &why.to_string()),
         };
         let message = match self.verifier.verify(message) {
             Ok(message) => message,
-            Err(why) => return self.refuse(from, &why.to_string()),
+            Err(why) => return self.refuse(from, to, &why.to_string()),
         };
         self.observe(&Event::Delivered { from, to, message: &message })?;
         let Some(node) = self.nodes.get_mut(&to) else { return Ok(()) };
@@ -165,10 +165,10 @@ impl World<'_> {
     }
 
     /// A message is of no use: who sent it is a liar, or there is a bug.
-    fn refuse(&mut self, from: MemberId, why: &str) -> Step {
+    fn refuse(&mut self, from: MemberId, to: MemberId, why: &str) -> Step {
         self.report.refused += 1;
         if !self.nodes.get(&from).is_some_and(Node::is_correct) {
-            return Ok(());
+            return self.step(to, Input::Refused(from, 1));
         }
         let what = format!("sent a message that is refused: {why}");
         self.observe(&Event::InvariantBroken { node: from, what: &what })

@@ -5,7 +5,7 @@
 > write 3 b
 > run 100
 > run 1500
-1 3 4: suspects term 0
+2 3 4: suspects term 0
 1 2 3 4: enters term 1, with nothing certified
 2: starts term 1 at block 0
 1 2 3 4: executes block 1 of term 1, empty
