@@ -324,10 +324,14 @@ fn a_checkpoint_that_fails_beside_execution_stops_everything() {
 
 #[test]
 fn damage_met_by_execution_poisons_the_store() {
-    let mut store = Disk::default().open();
+    let disk = Disk::default();
+    let mut store = disk.open();
     store.execute(&[child(ROOT, &[put("a", "1")])]).unwrap();
     store.sync().unwrap();
-    overwrite(&mut store, b"a", |stored| stored.clear());
+    drop(store);
+    let mut store = disk.open();
+    let bucket = kv::bucket_of(&kv::key_hash(b"a")).to_be_bytes();
+    overwrite(&mut store, Table::Buckets, &bucket, |stored| *stored.last_mut().unwrap() ^= 1);
     let block = child(store.head().executed, &[put("a", "2")]);
     let error = store.execute(std::slice::from_ref(&block)).unwrap_err();
     assert!(matches!(error, StateError::Execution(kv::Error::Damaged(_))), "{error}");
@@ -336,12 +340,12 @@ fn damage_met_by_execution_poisons_the_store() {
 }
 
 /// Changes a stored entry behind the store's back, and lets the store see it.
-fn overwrite(store: &mut StateStore, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
+fn overwrite(store: &mut StateStore, table: Table, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
     let transaction = begin(store.shared.database()).unwrap();
     let mut tables = Tables::open_for_writing(&transaction).unwrap();
-    let mut stored = tables.read(Table::Keys, key, <[u8]>::to_vec).unwrap().unwrap();
+    let mut stored = tables.read(table, key, <[u8]>::to_vec).unwrap().unwrap();
     change(&mut stored);
-    tables.put(Table::Keys, key, &stored).unwrap();
+    tables.put(table, key, &stored).unwrap();
     drop(tables);
     transaction.commit().unwrap();
     store.execute(&[child(store.head().executed, &[put("other", "")])]).unwrap();
@@ -395,7 +399,7 @@ fn verify_finds_contents_that_were_changed_behind_its_back() {
     store.sync().unwrap();
     let reader = store.reader();
     reader.verify().unwrap();
-    overwrite(&mut store, b"a", |stored| *stored.last_mut().unwrap() = b'9');
+    overwrite(&mut store, Table::Keys, b"a", |stored| *stored.last_mut().unwrap() = b'9');
     assert_eq!(reader.get(&"a".into()).unwrap().unwrap().value, "9");
     assert!(matches!(reader.verify(), Err(StateError::Damaged { .. })));
 }

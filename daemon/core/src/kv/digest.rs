@@ -4,10 +4,10 @@
 //! digest, however many empty or refused requests brought them there, so a snapshot can be checked against a
 //! digest. The index is bound to it where it is certified, in [`crate::block::Executed`].
 //!
-//! - An **item** is a key's hash and the digest of the key with its whole entry.
+//! - An **item** is a key's hash, its entry's numbers, and the digest of the key with its whole entry.
 //! - A **bucket** holds the items whose key hashes share the first 16 bits, in the order of the hashes. Its digest
 //!   covers the hashes too, so that one bucket proves a key's absence as well as its presence.
-//! - The **tree** has 16 children a node and four levels over the 65,536 buckets. An empty subtree is
+//! - The **tree** has four children a node and eight levels over the 65,536 buckets. An empty subtree is
 //!   [`Digest::ZERO`]; a node's hash covers its level.
 //! - The **state digest** covers the revision and the tree's root.
 
@@ -16,17 +16,21 @@ use std::{
     ops::{Bound, ControlFlow},
 };
 
-use super::{Error, ReadTables, Table, buckets::Bucket, entry::Stored};
+use super::{
+    Error, ReadTables, Table,
+    buckets::Bucket,
+    entry::{Numbers, Stored},
+};
 use crate::crypto::{Digest, Domain};
 
 /// Children of a node.
-const ARITY: usize = 16;
+const ARITY: usize = 4;
 /// The level of a bucket; its parent has the next, and so on.
 const BUCKET_LEVEL: u8 = 0;
 /// The level of the root.
-const ROOT_LEVEL: u8 = 4;
+const ROOT_LEVEL: u8 = 8;
 /// The level of the state digest.
-const STATE_LEVEL: u8 = 5;
+const STATE_LEVEL: u8 = 9;
 
 /// Separates the two uses of [`Domain::Entry`].
 const KEY_HASH: u8 = 0;
@@ -34,9 +38,7 @@ const ENTRY: u8 = 1;
 
 /// A key's place among the digests.
 pub fn key_hash(key: &[u8]) -> Digest {
-    let mut hasher = Domain::Entry.hasher();
-    hasher.update(&[KEY_HASH]).update(key);
-    hasher.finish()
+    Domain::Entry.digest(&[&[KEY_HASH], key])
 }
 
 /// The bucket of a key hash: its first 16 bits.
@@ -53,17 +55,8 @@ pub fn entry_digest(
     version: u64,
     value: &[u8],
 ) -> Digest {
-    let mut head = [0; 1 + 4 * 8];
-    let fields = [create_revision, mod_revision, version, key.len() as u64];
-    if let Some((kind, rest)) = head.split_first_mut() {
-        *kind = ENTRY;
-        for (place, field) in rest.as_chunks_mut::<8>().0.iter_mut().zip(fields) {
-            *place = field.to_le_bytes();
-        }
-    }
-    let mut hasher = Domain::Entry.hasher();
-    hasher.update(&head).update(key).update(value);
-    hasher.finish()
+    let fields = [create_revision, mod_revision, version, key.len() as u64].map(u64::to_le_bytes);
+    Domain::Entry.digest(&[&[ENTRY], fields.as_flattened(), key, value])
 }
 
 /// The digest of a bucket's packed items; zero where there are none.
@@ -71,16 +64,12 @@ pub(super) fn bucket_digest(packed: &[u8]) -> Digest {
     if packed.is_empty() {
         return Digest::ZERO;
     }
-    let mut hasher = Domain::State.hasher();
-    hasher.update(&[BUCKET_LEVEL]).update(packed);
-    hasher.finish()
+    Domain::State.digest(&[&[BUCKET_LEVEL], packed])
 }
 
 /// The digest of a state.
 fn state_digest(revision: u64, root: Digest) -> Digest {
-    let mut hasher = Domain::State.hasher();
-    hasher.update(&[STATE_LEVEL]).update(&revision.to_le_bytes()).update(&root.0);
-    hasher.finish()
+    Domain::State.digest(&[&[STATE_LEVEL], &revision.to_le_bytes(), &root.0])
 }
 
 /// The digest of the state before the first block: no keys, revision 1.
@@ -111,9 +100,9 @@ pub(super) fn gather<T: ReadTables>(tables: &T) -> Result<BTreeMap<u16, Bucket>,
             return ControlFlow::Break(());
         };
         let hash = key_hash(key);
-        let digest =
-            entry_digest(key, stored.create_revision, stored.mod_revision, stored.version, stored.value);
-        buckets.entry(bucket_of(&hash)).or_default().set(&hash, digest);
+        let Numbers { create_revision, mod_revision, version } = stored.numbers();
+        let digest = entry_digest(key, create_revision, mod_revision, version, stored.value);
+        buckets.entry(bucket_of(&hash)).or_default().set(&hash, stored.numbers(), digest);
         ControlFlow::Continue(())
     })?;
     if damaged { Err(Error::Damaged("an entry")) } else { Ok(buckets) }
@@ -133,6 +122,19 @@ impl Tree {
         if !changes.is_empty() {
             self.digest = Node::update(&mut self.root, ROOT_LEVEL, changes);
         }
+    }
+
+    /// The digest of a bucket.
+    pub(super) fn bucket(&self, number: u16) -> Digest {
+        let mut place = &self.root;
+        let mut digest = Digest::ZERO;
+        for level in (BUCKET_LEVEL + 1..=ROOT_LEVEL).rev() {
+            let Some(node) = place else { return Digest::ZERO };
+            let slot = slot(number, level);
+            let (Some(below), Some(child)) = (node.digests.get(slot), node.children.get(slot)) else { break };
+            (digest, place) = (*below, child);
+        }
+        digest
     }
 
     /// The digest of the state with this tree at a revision.
@@ -169,17 +171,11 @@ impl Node {
     }
 
     fn hash(&self, level: u8) -> Digest {
-        let mut bytes = [0; ARITY * 32];
-        for (place, digest) in bytes.as_chunks_mut().0.iter_mut().zip(&self.digests) {
-            *place = digest.0;
-        }
-        let mut hasher = Domain::State.hasher();
-        hasher.update(&[level]).update(&bytes);
-        hasher.finish()
+        Domain::State.digest(&[&[level], self.digests.map(|digest| digest.0).as_flattened()])
     }
 }
 
 /// Which child of a node at `level` leads to a bucket.
 fn slot(bucket: u16, level: u8) -> usize {
-    usize::from(bucket >> (4 * (level - 1))) % ARITY
+    usize::from(bucket >> (2 * (level - 1))) % ARITY
 }
