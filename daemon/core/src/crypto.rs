@@ -304,3 +304,18 @@ impl Signer for Ed25519Signer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an ed25519 private key in PKCS #8 form")]
 pub struct InvalidKey;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_at_once_is_that_of_a_running_hash() {
+        for length in [0, 1, SHORT - 100, SHORT, SHORT + 1, 10 * SHORT] {
+            let text = vec![7; length];
+            let mut hasher = Domain::Entry.hasher();
+            hasher.update(b"head").update(&text);
+            assert_eq!(Domain::Entry.digest(&[b"head", &text]), hasher.finish(), "{length}");
+        }
+    }
+}

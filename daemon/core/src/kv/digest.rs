@@ -27,10 +27,14 @@ use crate::crypto::{Digest, Domain};
 const ARITY: usize = 4;
 /// The level of a bucket; its parent has the next, and so on.
 const BUCKET_LEVEL: u8 = 0;
-/// The level of the root.
-const ROOT_LEVEL: u8 = 8;
-/// The level of the state digest.
-const STATE_LEVEL: u8 = 9;
+/// How many levels above its leaves a half of the tree has.
+const HALF: u8 = 4;
+/// The level of the leaves of the upper half, which are the roots of the lower ones.
+const MIDDLE_LEVEL: u8 = BUCKET_LEVEL + HALF;
+/// The level of the state digest: above the tree's root.
+const STATE_LEVEL: u8 = MIDDLE_LEVEL + HALF + 1;
+/// How many inner nodes a half of the tree has.
+const FIRST_LEAF: usize = 1 + 4 + 16 + 64;
 
 /// Separates the two uses of [`Domain::Entry`].
 const KEY_HASH: u8 = 0;
@@ -108,74 +112,108 @@ pub(super) fn gather<T: ReadTables>(tables: &T) -> Result<BTreeMap<u16, Bucket>,
     if damaged { Err(Error::Damaged("an entry")) } else { Ok(buckets) }
 }
 
-/// The tree above the buckets, in memory; empty subtrees take none.
+/// The tree above the buckets, in memory: its upper half, and below each leaf of that a lower half, where there are
+/// keys. A half is one piece of memory, because a path through scattered nodes costs more than its hashing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tree {
-    root: Option<Box<Node>>,
-    digest: Digest,
+    upper: Half,
+    lower: BTreeMap<u8, Half>,
 }
 
 impl Tree {
     /// Sets the digests of buckets, each named once, rising; and updates all nodes above them.
     pub(super) fn update(&mut self, changes: &[(u16, Digest)]) {
         debug_assert!(changes.is_sorted_by(|(a, _), (b, _)| a < b));
-        if !changes.is_empty() {
-            self.digest = Node::update(&mut self.root, ROOT_LEVEL, changes);
+        let mut roots = Vec::new();
+        for group in changes.chunk_by(|(a, _), (b, _)| upper_leaf(*a) == upper_leaf(*b)) {
+            let Some((first, _)) = group.first() else { continue };
+            let half = self.lower.entry(upper_leaf(*first)).or_default();
+            half.update(BUCKET_LEVEL, group.iter().map(|(bucket, digest)| (lower_leaf(*bucket), *digest)));
+            let root = half.root();
+            if root == Digest::ZERO {
+                self.lower.remove(&upper_leaf(*first));
+            }
+            roots.push((upper_leaf(*first), root));
         }
+        self.upper.update(MIDDLE_LEVEL, roots.into_iter());
     }
 
     /// The digest of a bucket.
     pub(super) fn bucket(&self, number: u16) -> Digest {
-        let mut place = &self.root;
-        let mut digest = Digest::ZERO;
-        for level in (BUCKET_LEVEL + 1..=ROOT_LEVEL).rev() {
-            let Some(node) = place else { return Digest::ZERO };
-            let slot = slot(number, level);
-            let (Some(below), Some(child)) = (node.digests.get(slot), node.children.get(slot)) else { break };
-            (digest, place) = (*below, child);
-        }
-        digest
+        let half = self.lower.get(&upper_leaf(number));
+        half.map_or(Digest::ZERO, |half| half.leaf(lower_leaf(number)))
     }
 
     /// The digest of the state with this tree at a revision.
     pub(super) fn state(&self, revision: u64) -> Digest {
-        state_digest(revision, self.digest)
+        state_digest(revision, self.upper.root())
     }
 }
 
-/// An inner node: what its children hash to and, above the lowest level, the children themselves.
-#[derive(Clone, Debug, Default)]
-struct Node {
-    digests: [Digest; ARITY],
-    children: [Option<Box<Node>>; ARITY],
+/// The leaf of the upper half that a bucket is below.
+fn upper_leaf(bucket: u16) -> u8 {
+    let [high, _] = bucket.to_be_bytes();
+    high
 }
 
-impl Node {
-    /// Applies changes below the node in `place`, and returns its digest.
-    fn update(place: &mut Option<Box<Node>>, level: u8, changes: &[(u16, Digest)]) -> Digest {
-        let node = place.get_or_insert_default();
-        for group in changes.chunk_by(|(a, _), (b, _)| slot(*a, level) == slot(*b, level)) {
-            let Some((number, bucket)) = group.first() else { continue };
-            let slot = slot(*number, level);
-            let (Some(digest), Some(child)) = (node.digests.get_mut(slot), node.children.get_mut(slot))
-            else {
-                continue;
-            };
-            *digest = if level == BUCKET_LEVEL + 1 { *bucket } else { Node::update(child, level - 1, group) };
+/// A bucket's leaf in its lower half.
+fn lower_leaf(bucket: u16) -> u8 {
+    let [_, low] = bucket.to_be_bytes();
+    low
+}
+
+/// Four levels above 256 leaves.
+#[derive(Clone, Debug)]
+struct Half {
+    /// Digests as in a heap: the root first, and the children of node n from 4n + 1.
+    nodes: Vec<Digest>,
+}
+
+impl Default for Half {
+    fn default() -> Self {
+        Self { nodes: vec![Digest::ZERO; FIRST_LEAF + 256] }
+    }
+}
+
+impl Half {
+    fn root(&self) -> Digest {
+        self.nodes.first().copied().unwrap_or(Digest::ZERO)
+    }
+
+    fn leaf(&self, leaf: u8) -> Digest {
+        self.nodes.get(FIRST_LEAF + usize::from(leaf)).copied().unwrap_or(Digest::ZERO)
+    }
+
+    /// Sets leaves, which are of a `level`, rising; and updates all nodes above them.
+    fn update(&mut self, level: u8, leaves: impl Iterator<Item = (u8, Digest)>) {
+        let mut changed = Vec::new();
+        for (leaf, digest) in leaves {
+            changed.push(FIRST_LEAF + usize::from(leaf));
+            self.set(FIRST_LEAF + usize::from(leaf), digest);
         }
-        if node.digests.iter().all(|digest| *digest == Digest::ZERO) {
-            *place = None;
-            return Digest::ZERO;
+        for level in level + 1..=level + HALF {
+            changed.iter_mut().for_each(|node| *node = (*node - 1) / ARITY);
+            changed.dedup();
+            for node in &changed {
+                self.set(*node, self.hash(*node, level));
+            }
         }
-        node.hash(level)
     }
 
-    fn hash(&self, level: u8) -> Digest {
-        Domain::State.digest(&[&[level], self.digests.map(|digest| digest.0).as_flattened()])
+    fn set(&mut self, node: usize, digest: Digest) {
+        if let Some(place) = self.nodes.get_mut(node) {
+            *place = digest;
+        }
     }
-}
 
-/// Which child of a node at `level` leads to a bucket.
-fn slot(bucket: u16, level: u8) -> usize {
-    usize::from(bucket >> (2 * (level - 1))) % ARITY
+    /// What the children of a node hash to.
+    fn hash(&self, node: usize, level: u8) -> Digest {
+        let first = ARITY * node + 1;
+        match self.nodes.get(first..first + ARITY) {
+            Some([a, b, c, d]) if [a, b, c, d] != [&Digest::ZERO; ARITY] => {
+                Domain::State.digest(&[&[level], &a.0, &b.0, &c.0, &d.0])
+            }
+            _ => Digest::ZERO,
+        }
+    }
 }
