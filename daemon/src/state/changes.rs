@@ -27,17 +27,25 @@ impl Changes {
         self.keys.len()
     }
 
-    /// How many bytes of keys and values have been put in here: at least as many as there are.
+    /// How many bytes of keys and values there are.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Adds later changes.
     pub(super) fn append(&mut self, later: Self) {
-        self.keys.extend(later.keys);
-        self.buckets.extend(later.buckets);
-        self.meta.extend(later.meta);
         self.bytes += later.bytes;
+        let tables =
+            [(&mut self.keys, later.keys), (&mut self.buckets, later.buckets), (&mut self.meta, later.meta)];
+        for (table, later) in tables {
+            if table.is_empty() {
+                *table = later;
+                continue;
+            }
+            for (key, change) in later {
+                self.bytes -= insert(table, key, change);
+            }
+        }
     }
 
     /// Writes all changes, in order.
@@ -77,14 +85,20 @@ impl Changes {
 
     fn set(&mut self, table: Table, key: &[u8], change: Option<&[u8]>) {
         self.bytes += key.len() + change.map_or(0, <[u8]>::len);
-        let change = change.map(Bytes::copy_from_slice);
+        let (key, change) = (Bytes::copy_from_slice(key), change.map(Bytes::copy_from_slice));
         let table = match table {
             Table::Keys => &mut self.keys,
             Table::Buckets => &mut self.buckets,
             Table::Meta => &mut self.meta,
         };
-        table.insert(Bytes::copy_from_slice(key), change);
+        self.bytes -= insert(table, key, change);
     }
+}
+
+/// Sets a change, and returns how many bytes of an earlier one it replaces.
+fn insert(table: &mut Changed, key: Bytes, change: Option<Bytes>) -> usize {
+    let length = key.len();
+    table.insert(key, change).map_or(0, |replaced| length + replaced.map_or(0, |value| value.len()))
 }
 
 /// Tables as they are with changes applied.

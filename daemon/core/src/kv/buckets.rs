@@ -1,23 +1,28 @@
-//! The digests of entries, bucket by bucket: changed in memory, written to [`Table::Buckets`] later.
+//! The buckets of the state digest, and in them all that a change needs to know of a key.
 //!
-//! A change touches one bucket of 65,536, and random changes touch random ones; so changed buckets are gathered over
-//! many blocks, and written in order. Until then the table is behind the state. The state machine records how far it
-//! has come, and makes the table anew from [`Table::Keys`] when it finds it behind after a start.
+//! Buckets that have been needed are held in memory, and changed there. One that is not held is read from
+//! [`Table::Buckets`], and must have the digest that the tree says. Those that changed are written later, in order, so
+//! until then the table is behind the state. The state machine records how far it has come, and makes the table anew
+//! from [`Table::Keys`] when it finds it behind after a start.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use super::{
-    Error, Table, WriteTables,
+    Error, ReadTables, Table, WriteTables,
     digest::{Tree, bucket_digest, bucket_of},
+    entry::Numbers,
 };
 use crate::crypto::Digest;
 
-/// Bytes of an item: the key hash without the 16 bits that the bucket's number is, and the entry's digest.
-const ITEM: usize = HASH + 32;
+/// Bytes of an item: the key hash without the 16 bits that the bucket's number is, the entry's numbers and its digest.
+const ITEM: usize = HASH + NUMBERS + 32;
 /// Bytes of an item's key hash.
 const HASH: usize = 30;
-/// What is kept before it is written: so many items and buckets, some 2 MiB, and at most one bucket more.
-const MAX_UNWRITTEN: usize = 16_384;
+/// Bytes of an item's numbers: three of 64 bits, little-endian.
+const NUMBERS: usize = 3 * 8;
+/// What is held before it is written and forgotten: so many items and buckets, some 16 MiB, and at most one bucket
+/// more.
+const MAX_HELD: usize = 3 << 16;
 
 /// The items of one bucket, in the order of their key hashes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,33 +44,45 @@ impl Bucket {
         self.items.as_flattened()
     }
 
-    /// Sets the digest of a key's entry, and says whether the key is new.
-    pub(super) fn set(&mut self, key_hash: &Digest, digest: Digest) -> bool {
+    /// Sets the numbers and the digest of a key's entry.
+    pub(super) fn set(&mut self, key_hash: &Digest, numbers: Numbers, digest: Digest) {
+        self.set_at(self.find(key_hash), key_hash, numbers, digest);
+    }
+
+    fn set_at(&mut self, at: Result<usize, usize>, key_hash: &Digest, numbers: Numbers, digest: Digest) {
+        let Numbers { create_revision, mod_revision, version } = numbers;
+        let numbers = [create_revision, mod_revision, version].map(u64::to_le_bytes);
         let mut item = [0; ITEM];
         let (hash, rest) = item.split_at_mut(HASH);
         hash.copy_from_slice(suffix(key_hash));
+        let (fields, rest) = rest.split_at_mut(NUMBERS);
+        fields.copy_from_slice(numbers.as_flattened());
         rest.copy_from_slice(&digest.0);
-        match self.find(key_hash) {
+        match at {
             Ok(at) => {
                 if let Some(old) = self.items.get_mut(at) {
                     *old = item;
                 }
-                false
             }
             Err(at) => {
+                // Most buckets have few items for long: no room beside them.
+                self.items.reserve_exact(1);
                 self.items.insert(at, item);
-                true
             }
         }
     }
 
-    /// Forgets a key.
-    pub(super) fn remove(&mut self, key_hash: &Digest) {
-        if let Ok(at) = self.find(key_hash) {
-            self.items.remove(at);
-        }
+    fn numbers_at(&self, at: usize) -> Option<Numbers> {
+        let (_, rest) = self.items.get(at)?.split_at(HASH);
+        let [create_revision, mod_revision, version, ..] = *rest.as_chunks().0 else { return None };
+        Some(Numbers {
+            create_revision: u64::from_le_bytes(create_revision),
+            mod_revision: u64::from_le_bytes(mod_revision),
+            version: u64::from_le_bytes(version),
+        })
     }
 
+    /// Where a key is, or belongs.
     fn find(&self, key_hash: &Digest) -> Result<usize, usize> {
         let wanted = suffix(key_hash);
         self.items.binary_search_by(|item| item.split_at(HASH).0.cmp(wanted))
@@ -77,12 +94,20 @@ fn suffix(key_hash: &Digest) -> &[u8] {
     key_hash.0.split_at(2).1
 }
 
-/// Changed buckets and the tree above them.
+/// A bucket in memory.
+#[derive(Clone, Debug)]
+struct Held {
+    bucket: Bucket,
+    /// Whether it differs from the table.
+    unwritten: bool,
+}
+
+/// The buckets in memory and the tree above all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Buckets {
     tree: Tree,
-    /// Buckets that differ from the table; bounded by [`MAX_UNWRITTEN`], then written.
-    unwritten: BTreeMap<u16, Bucket>,
+    /// Bounded by [`MAX_HELD`], then written and forgotten.
+    held: BTreeMap<u16, Held>,
     /// How many buckets these are and how many items they held at most.
     size: usize,
     /// Those of them whose digests the tree doesn't have yet.
@@ -95,31 +120,28 @@ impl Buckets {
         Self { tree, ..Self::default() }
     }
 
-    /// Sets the digest of a key's entry, or forgets the key.
-    pub(super) fn change<T: WriteTables>(
-        &mut self,
+    /// The place of a key.
+    pub(super) fn place<'a, T: WriteTables>(
+        &'a mut self,
         tables: &mut T,
-        key_hash: &Digest,
-        digest: Option<Digest>,
-    ) -> Result<(), Error<T::Error>> {
-        if self.size >= MAX_UNWRITTEN {
+        key_hash: &'a Digest,
+    ) -> Result<Place<'a>, Error<T::Error>> {
+        if self.size >= MAX_HELD {
             self.write(tables)?;
+            self.held.clear();
+            self.size = 0;
         }
         let number = bucket_of(key_hash);
-        let bucket = match self.unwritten.entry(number) {
-            btree_map::Entry::Occupied(bucket) => bucket.into_mut(),
+        let held = match self.held.entry(number) {
+            btree_map::Entry::Occupied(held) => held.into_mut(),
             btree_map::Entry::Vacant(place) => {
-                let bucket = load(tables, number)?;
+                let bucket = load(tables, &self.tree, number)?;
                 self.size += 1 + bucket.items.len();
-                place.insert(bucket)
+                place.insert(Held { bucket, unwritten: false })
             }
         };
-        match digest {
-            Some(digest) => self.size += usize::from(bucket.set(key_hash, digest)),
-            None => bucket.remove(key_hash),
-        }
-        self.unhashed.insert(number);
-        Ok(())
+        let at = held.bucket.find(key_hash);
+        Ok(Place { key_hash, at, held, unhashed: &mut self.unhashed, size: &mut self.size })
     }
 
     /// The digest of the state at a revision.
@@ -131,14 +153,14 @@ impl Buckets {
     /// Writes the changed buckets to the table.
     pub(super) fn write<T: WriteTables>(&mut self, tables: &mut T) -> Result<(), Error<T::Error>> {
         self.hash();
-        for (number, bucket) in std::mem::take(&mut self.unwritten) {
-            if bucket.items.is_empty() {
+        for (number, held) in self.held.iter_mut().filter(|(_, held)| held.unwritten) {
+            if held.bucket.items.is_empty() {
                 tables.remove(Table::Buckets, &number.to_be_bytes())?;
             } else {
-                tables.put(Table::Buckets, &number.to_be_bytes(), bucket.packed())?;
+                tables.put(Table::Buckets, &number.to_be_bytes(), held.bucket.packed())?;
             }
+            held.unwritten = false;
         }
-        self.size = 0;
         Ok(())
     }
 
@@ -146,16 +168,54 @@ impl Buckets {
     fn hash(&mut self) {
         let changes: Vec<_> = std::mem::take(&mut self.unhashed)
             .into_iter()
-            .filter_map(|number| Some((number, bucket_digest(self.unwritten.get(&number)?.packed()))))
+            .filter_map(|number| Some((number, bucket_digest(self.held.get(&number)?.bucket.packed()))))
             .collect();
         self.tree.update(&changes);
     }
 }
 
 /// A bucket from the table.
-fn load<T: WriteTables>(tables: &T, number: u16) -> Result<Bucket, Error<T::Error>> {
-    match tables.read(Table::Buckets, &number.to_be_bytes(), Bucket::unpack)? {
-        None => Ok(Bucket::default()),
-        Some(bucket) => bucket.ok_or(Error::Damaged("a bucket of digests")),
+fn load<T: ReadTables>(tables: &T, tree: &Tree, number: u16) -> Result<Bucket, Error<T::Error>> {
+    let bucket = tables
+        .read(Table::Buckets, &number.to_be_bytes(), Bucket::unpack)?
+        .unwrap_or_else(|| Some(Bucket::default()));
+    bucket
+        .filter(|bucket| bucket_digest(bucket.packed()) == tree.bucket(number))
+        .ok_or(Error::Damaged("a bucket of digests"))
+}
+
+/// Where a key's item is, or belongs.
+pub(super) struct Place<'a> {
+    key_hash: &'a Digest,
+    at: Result<usize, usize>,
+    held: &'a mut Held,
+    unhashed: &'a mut BTreeSet<u16>,
+    size: &'a mut usize,
+}
+
+impl Place<'_> {
+    /// The numbers of the key's entry, if the key exists.
+    pub(super) fn numbers(&self) -> Option<Numbers> {
+        self.held.bucket.numbers_at(self.at.ok()?)
+    }
+
+    /// Sets the numbers and the digest of the key's entry.
+    pub(super) fn set(self, numbers: Numbers, digest: Digest) {
+        *self.size += usize::from(self.at.is_err());
+        self.held.bucket.set_at(self.at, self.key_hash, numbers, digest);
+        self.changed();
+    }
+
+    /// Forgets the key.
+    pub(super) fn remove(self) {
+        if let Ok(at) = self.at {
+            self.held.bucket.items.remove(at);
+            self.changed();
+        }
+    }
+
+    fn changed(self) {
+        self.held.unwritten = true;
+        self.unhashed.insert(bucket_of(self.key_hash));
     }
 }

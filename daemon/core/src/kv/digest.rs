@@ -4,10 +4,10 @@
 //! digest, however many empty or refused requests brought them there, so a snapshot can be checked against a
 //! digest. The index is bound to it where it is certified, in [`crate::block::Executed`].
 //!
-//! - An **item** is a key's hash and the digest of the key with its whole entry.
+//! - An **item** is a key's hash, its entry's numbers, and the digest of the key with its whole entry.
 //! - A **bucket** holds the items whose key hashes share the first 16 bits, in the order of the hashes. Its digest
 //!   covers the hashes too, so that one bucket proves a key's absence as well as its presence.
-//! - The **tree** has 16 children a node and four levels over the 65,536 buckets. An empty subtree is
+//! - The **tree** has four children a node and eight levels over the 65,536 buckets. An empty subtree is
 //!   [`Digest::ZERO`]; a node's hash covers its level.
 //! - The **state digest** covers the revision and the tree's root.
 
@@ -16,17 +16,25 @@ use std::{
     ops::{Bound, ControlFlow},
 };
 
-use super::{Error, ReadTables, Table, buckets::Bucket, entry::Stored};
+use super::{
+    Error, ReadTables, Table,
+    buckets::Bucket,
+    entry::{Numbers, Stored},
+};
 use crate::crypto::{Digest, Domain};
 
 /// Children of a node.
-const ARITY: usize = 16;
+const ARITY: usize = 4;
 /// The level of a bucket; its parent has the next, and so on.
 const BUCKET_LEVEL: u8 = 0;
-/// The level of the root.
-const ROOT_LEVEL: u8 = 4;
-/// The level of the state digest.
-const STATE_LEVEL: u8 = 5;
+/// How many levels above its leaves a half of the tree has.
+const HALF: u8 = 4;
+/// The level of the leaves of the upper half, which are the roots of the lower ones.
+const MIDDLE_LEVEL: u8 = BUCKET_LEVEL + HALF;
+/// The level of the state digest: above the tree's root.
+const STATE_LEVEL: u8 = MIDDLE_LEVEL + HALF + 1;
+/// How many inner nodes a half of the tree has.
+const FIRST_LEAF: usize = 1 + 4 + 16 + 64;
 
 /// Separates the two uses of [`Domain::Entry`].
 const KEY_HASH: u8 = 0;
@@ -34,9 +42,7 @@ const ENTRY: u8 = 1;
 
 /// A key's place among the digests.
 pub fn key_hash(key: &[u8]) -> Digest {
-    let mut hasher = Domain::Entry.hasher();
-    hasher.update(&[KEY_HASH]).update(key);
-    hasher.finish()
+    Domain::Entry.digest(&[&[KEY_HASH], key])
 }
 
 /// The bucket of a key hash: its first 16 bits.
@@ -53,17 +59,8 @@ pub fn entry_digest(
     version: u64,
     value: &[u8],
 ) -> Digest {
-    let mut head = [0; 1 + 4 * 8];
-    let fields = [create_revision, mod_revision, version, key.len() as u64];
-    if let Some((kind, rest)) = head.split_first_mut() {
-        *kind = ENTRY;
-        for (place, field) in rest.as_chunks_mut::<8>().0.iter_mut().zip(fields) {
-            *place = field.to_le_bytes();
-        }
-    }
-    let mut hasher = Domain::Entry.hasher();
-    hasher.update(&head).update(key).update(value);
-    hasher.finish()
+    let fields = [create_revision, mod_revision, version, key.len() as u64].map(u64::to_le_bytes);
+    Domain::Entry.digest(&[&[ENTRY], fields.as_flattened(), key, value])
 }
 
 /// The digest of a bucket's packed items; zero where there are none.
@@ -71,16 +68,12 @@ pub(super) fn bucket_digest(packed: &[u8]) -> Digest {
     if packed.is_empty() {
         return Digest::ZERO;
     }
-    let mut hasher = Domain::State.hasher();
-    hasher.update(&[BUCKET_LEVEL]).update(packed);
-    hasher.finish()
+    Domain::State.digest(&[&[BUCKET_LEVEL], packed])
 }
 
 /// The digest of a state.
 fn state_digest(revision: u64, root: Digest) -> Digest {
-    let mut hasher = Domain::State.hasher();
-    hasher.update(&[STATE_LEVEL]).update(&revision.to_le_bytes()).update(&root.0);
-    hasher.finish()
+    Domain::State.digest(&[&[STATE_LEVEL], &revision.to_le_bytes(), &root.0])
 }
 
 /// The digest of the state before the first block: no keys, revision 1.
@@ -111,75 +104,116 @@ pub(super) fn gather<T: ReadTables>(tables: &T) -> Result<BTreeMap<u16, Bucket>,
             return ControlFlow::Break(());
         };
         let hash = key_hash(key);
-        let digest =
-            entry_digest(key, stored.create_revision, stored.mod_revision, stored.version, stored.value);
-        buckets.entry(bucket_of(&hash)).or_default().set(&hash, digest);
+        let Numbers { create_revision, mod_revision, version } = stored.numbers();
+        let digest = entry_digest(key, create_revision, mod_revision, version, stored.value);
+        buckets.entry(bucket_of(&hash)).or_default().set(&hash, stored.numbers(), digest);
         ControlFlow::Continue(())
     })?;
     if damaged { Err(Error::Damaged("an entry")) } else { Ok(buckets) }
 }
 
-/// The tree above the buckets, in memory; empty subtrees take none.
+/// The tree above the buckets, in memory: its upper half, and below each leaf of that a lower half, where there are
+/// keys. A half is one piece of memory, because a path through scattered nodes costs more than its hashing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tree {
-    root: Option<Box<Node>>,
-    digest: Digest,
+    upper: Half,
+    lower: BTreeMap<u8, Half>,
 }
 
 impl Tree {
     /// Sets the digests of buckets, each named once, rising; and updates all nodes above them.
     pub(super) fn update(&mut self, changes: &[(u16, Digest)]) {
         debug_assert!(changes.is_sorted_by(|(a, _), (b, _)| a < b));
-        if !changes.is_empty() {
-            self.digest = Node::update(&mut self.root, ROOT_LEVEL, changes);
+        let mut roots = Vec::new();
+        for group in changes.chunk_by(|(a, _), (b, _)| upper_leaf(*a) == upper_leaf(*b)) {
+            let Some((first, _)) = group.first() else { continue };
+            let half = self.lower.entry(upper_leaf(*first)).or_default();
+            half.update(BUCKET_LEVEL, group.iter().map(|(bucket, digest)| (lower_leaf(*bucket), *digest)));
+            let root = half.root();
+            if root == Digest::ZERO {
+                self.lower.remove(&upper_leaf(*first));
+            }
+            roots.push((upper_leaf(*first), root));
         }
+        self.upper.update(MIDDLE_LEVEL, roots.into_iter());
+    }
+
+    /// The digest of a bucket.
+    pub(super) fn bucket(&self, number: u16) -> Digest {
+        let half = self.lower.get(&upper_leaf(number));
+        half.map_or(Digest::ZERO, |half| half.leaf(lower_leaf(number)))
     }
 
     /// The digest of the state with this tree at a revision.
     pub(super) fn state(&self, revision: u64) -> Digest {
-        state_digest(revision, self.digest)
+        state_digest(revision, self.upper.root())
     }
 }
 
-/// An inner node: what its children hash to and, above the lowest level, the children themselves.
-#[derive(Clone, Debug, Default)]
-struct Node {
-    digests: [Digest; ARITY],
-    children: [Option<Box<Node>>; ARITY],
+/// The leaf of the upper half that a bucket is below.
+fn upper_leaf(bucket: u16) -> u8 {
+    let [high, _] = bucket.to_be_bytes();
+    high
 }
 
-impl Node {
-    /// Applies changes below the node in `place`, and returns its digest.
-    fn update(place: &mut Option<Box<Node>>, level: u8, changes: &[(u16, Digest)]) -> Digest {
-        let node = place.get_or_insert_default();
-        for group in changes.chunk_by(|(a, _), (b, _)| slot(*a, level) == slot(*b, level)) {
-            let Some((number, bucket)) = group.first() else { continue };
-            let slot = slot(*number, level);
-            let (Some(digest), Some(child)) = (node.digests.get_mut(slot), node.children.get_mut(slot))
-            else {
-                continue;
-            };
-            *digest = if level == BUCKET_LEVEL + 1 { *bucket } else { Node::update(child, level - 1, group) };
-        }
-        if node.digests.iter().all(|digest| *digest == Digest::ZERO) {
-            *place = None;
-            return Digest::ZERO;
-        }
-        node.hash(level)
-    }
+/// A bucket's leaf in its lower half.
+fn lower_leaf(bucket: u16) -> u8 {
+    let [_, low] = bucket.to_be_bytes();
+    low
+}
 
-    fn hash(&self, level: u8) -> Digest {
-        let mut bytes = [0; ARITY * 32];
-        for (place, digest) in bytes.as_chunks_mut().0.iter_mut().zip(&self.digests) {
-            *place = digest.0;
-        }
-        let mut hasher = Domain::State.hasher();
-        hasher.update(&[level]).update(&bytes);
-        hasher.finish()
+/// Four levels above 256 leaves.
+#[derive(Clone, Debug)]
+struct Half {
+    /// Digests as in a heap: the root first, and the children of node n from 4n + 1.
+    nodes: Vec<Digest>,
+}
+
+impl Default for Half {
+    fn default() -> Self {
+        Self { nodes: vec![Digest::ZERO; FIRST_LEAF + 256] }
     }
 }
 
-/// Which child of a node at `level` leads to a bucket.
-fn slot(bucket: u16, level: u8) -> usize {
-    usize::from(bucket >> (4 * (level - 1))) % ARITY
+impl Half {
+    fn root(&self) -> Digest {
+        self.nodes.first().copied().unwrap_or(Digest::ZERO)
+    }
+
+    fn leaf(&self, leaf: u8) -> Digest {
+        self.nodes.get(FIRST_LEAF + usize::from(leaf)).copied().unwrap_or(Digest::ZERO)
+    }
+
+    /// Sets leaves, which are of a `level`, rising; and updates all nodes above them.
+    fn update(&mut self, level: u8, leaves: impl Iterator<Item = (u8, Digest)>) {
+        let mut changed = Vec::new();
+        for (leaf, digest) in leaves {
+            changed.push(FIRST_LEAF + usize::from(leaf));
+            self.set(FIRST_LEAF + usize::from(leaf), digest);
+        }
+        for level in level + 1..=level + HALF {
+            changed.iter_mut().for_each(|node| *node = (*node - 1) / ARITY);
+            changed.dedup();
+            for node in &changed {
+                self.set(*node, self.hash(*node, level));
+            }
+        }
+    }
+
+    fn set(&mut self, node: usize, digest: Digest) {
+        if let Some(place) = self.nodes.get_mut(node) {
+            *place = digest;
+        }
+    }
+
+    /// What the children of a node hash to.
+    fn hash(&self, node: usize, level: u8) -> Digest {
+        let first = ARITY * node + 1;
+        match self.nodes.get(first..first + ARITY) {
+            Some([a, b, c, d]) if [a, b, c, d] != [&Digest::ZERO; ARITY] => {
+                Domain::State.digest(&[&[level], &a.0, &b.0, &c.0, &d.0])
+            }
+            _ => Digest::ZERO,
+        }
+    }
 }

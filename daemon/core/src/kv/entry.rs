@@ -15,6 +15,14 @@ pub(super) struct Stored<'a> {
     pub(super) value: &'a [u8],
 }
 
+/// An entry's history in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) create_revision: u64,
+    pub(super) mod_revision: u64,
+    pub(super) version: u64,
+}
+
 /// Encodes bytes at once, not one by one.
 fn as_bytes<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_bytes(bytes)
@@ -34,6 +42,11 @@ impl<'a> Stored<'a> {
             Ok((stored, [])) => Some(stored),
             _ => None,
         }
+    }
+
+    pub(super) fn numbers(&self) -> Numbers {
+        let Self { create_revision, mod_revision, version, .. } = *self;
+        Numbers { create_revision, mod_revision, version }
     }
 
     /// The entry, with its value or with an empty one.

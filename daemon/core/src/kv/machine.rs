@@ -216,18 +216,18 @@ impl StateMachine {
         request: &Request,
     ) -> Result<Outcome, Error<T::Error>> {
         let operation =
-            match Operation::decode(request).and_then(|operation| operation.check().map(|()| operation)) {
+            match Operation::decode_in(request).and_then(|operation| operation.check().map(|()| operation)) {
                 Ok(operation) => operation,
                 Err(refusal) => return Ok(Outcome::Refused(refusal)),
             };
         match operation {
-            Operation::Put { key, value, expect } => self.put(tables, &key, &value, expect),
+            Operation::Put { key, value, expect } => self.put(tables, key, value, expect),
             Operation::Delete { key } => {
-                let keys = u64::from(self.delete(tables, &key)?);
+                let keys = u64::from(self.delete(tables, key)?);
                 Ok(self.deleted(keys))
             }
             Operation::DeletePrefix { prefix } => {
-                let keys = self.delete_prefix(tables, &prefix)?;
+                let keys = self.delete_prefix(tables, prefix)?;
                 Ok(self.deleted(keys))
             }
         }
@@ -240,12 +240,10 @@ impl StateMachine {
         value: &[u8],
         expect: Expect,
     ) -> Result<Outcome, Error<T::Error>> {
-        let numbers = |old: Stored<'_>| (old.create_revision, old.mod_revision, old.version);
-        let old = tables
-            .read(Table::Keys, key, |bytes| Stored::decode(bytes).map(numbers))?
-            .map(|old| old.ok_or(Error::Damaged("an entry")))
-            .transpose()?;
-        let found = old.map_or(0, |(_, mod_revision, _)| mod_revision);
+        let key_hash = key_hash(key);
+        let place = self.buckets.place(tables, &key_hash)?;
+        let old = place.numbers();
+        let found = old.map_or(0, |old| old.mod_revision);
         let holds = match expect {
             Expect::Anything => true,
             Expect::Absent => old.is_none(),
@@ -257,20 +255,26 @@ impl StateMachine {
         self.head.revision += 1;
         let revision = self.head.revision;
         let (create_revision, version) =
-            old.map_or((revision, 1), |(created, _, version)| (created, version + 1));
-        Stored { create_revision, mod_revision: revision, version, value }.encode(&mut self.buffer);
+            old.map_or((revision, 1), |old| (old.create_revision, old.version + 1));
+        let stored = Stored { create_revision, mod_revision: revision, version, value };
+        stored.encode(&mut self.buffer);
         tables.put(Table::Keys, key, &self.buffer)?;
-        let digest = entry_digest(key, create_revision, revision, version, value);
-        self.buckets.change(tables, &key_hash(key), Some(digest))?;
+        place.set(stored.numbers(), entry_digest(key, create_revision, revision, version, value));
         Ok(Outcome::Put { revision })
     }
 
+    /// Deletes a key, and says whether it was there.
     fn delete<T: WriteTables>(&mut self, tables: &mut T, key: &[u8]) -> Result<bool, Error<T::Error>> {
-        let found = tables.remove(Table::Keys, key)?;
-        if found {
-            self.buckets.change(tables, &key_hash(key), None)?;
+        let key_hash = key_hash(key);
+        let place = self.buckets.place(tables, &key_hash)?;
+        if place.numbers().is_none() {
+            return Ok(false);
         }
-        Ok(found)
+        place.remove();
+        if !tables.remove(Table::Keys, key)? {
+            return Err(Error::Damaged("the list of keys"));
+        }
+        Ok(true)
     }
 
     fn delete_prefix<T: WriteTables>(
@@ -289,8 +293,11 @@ impl StateMachine {
                 ControlFlow::Continue(())
             })?;
             for key in &keys {
-                deleted += u64::from(self.delete(tables, key)?);
+                if !self.delete(tables, key)? {
+                    return Err(Error::Damaged("the list of keys"));
+                }
             }
+            deleted += keys.len() as u64;
             if keys.len() < DELETE_CHUNK {
                 return Ok(deleted);
             }

@@ -5,27 +5,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{MAX_KEY, MAX_VALUE};
 
-/// A change, decided by consensus.
+/// A change, decided by consensus. `B` is how its keys and values are held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Operation {
+pub enum Operation<B = Bytes> {
     /// Stores a value.
     Put {
         /// The key: 1 B to 4 KiB.
-        key: Bytes,
+        key: B,
         /// The value: up to 1 MiB.
-        value: Bytes,
+        value: B,
         /// What must hold of the key, or nothing is changed.
         expect: Expect,
     },
     /// Deletes a key.
     Delete {
         /// The key.
-        key: Bytes,
+        key: B,
     },
     /// Deletes every key that begins with a prefix; an empty one is the prefix of all.
     DeletePrefix {
         /// The prefix.
-        prefix: Bytes,
+        prefix: B,
     },
 }
 
@@ -41,7 +41,7 @@ pub enum Expect {
     Revision(u64),
 }
 
-impl Operation {
+impl<B: AsRef<[u8]>> Operation<B> {
     /// Checks the sizes, before anything is sent and again before it is executed.
     ///
     /// # Errors
@@ -49,20 +49,23 @@ impl Operation {
     pub fn check(&self) -> Result<(), Refusal> {
         match self {
             Self::Put { key, value, .. } => {
-                check_key(key)?;
-                if value.len() > MAX_VALUE {
-                    return Err(Refusal::ValueTooLong { bytes: value.len() as u64 });
+                check_key(key.as_ref())?;
+                let bytes = value.as_ref().len();
+                if bytes > MAX_VALUE {
+                    return Err(Refusal::ValueTooLong { bytes: bytes as u64 });
                 }
                 Ok(())
             }
-            Self::Delete { key } => check_key(key),
-            Self::DeletePrefix { prefix } if prefix.len() > MAX_KEY => {
-                Err(Refusal::KeyLength { bytes: prefix.len() as u64 })
+            Self::Delete { key } => check_key(key.as_ref()),
+            Self::DeletePrefix { prefix } => {
+                let bytes = prefix.as_ref().len();
+                if bytes > MAX_KEY { Err(Refusal::KeyLength { bytes: bytes as u64 }) } else { Ok(()) }
             }
-            Self::DeletePrefix { .. } => Ok(()),
         }
     }
+}
 
+impl Operation {
     /// The operation as a request of a batch.
     pub fn encode(&self) -> Bytes {
         postcard::to_stdvec(self).expect("encoding into a growing buffer succeeds").into()
@@ -73,10 +76,24 @@ impl Operation {
     /// # Errors
     /// The request is not exactly one operation.
     pub fn decode(request: &[u8]) -> Result<Self, Refusal> {
-        match postcard::take_from_bytes(request) {
-            Ok((operation, [])) => Ok(operation),
-            _ => Err(Refusal::Malformed),
-        }
+        decode(request)
+    }
+}
+
+impl<'a> Operation<&'a [u8]> {
+    /// The operation in a request, without copying: what [`Operation::decode`] gives.
+    ///
+    /// # Errors
+    /// The request is not exactly one operation.
+    pub(super) fn decode_in(request: &'a [u8]) -> Result<Self, Refusal> {
+        decode(request)
+    }
+}
+
+fn decode<'a, T: Deserialize<'a>>(request: &'a [u8]) -> Result<T, Refusal> {
+    match postcard::take_from_bytes(request) {
+        Ok((operation, [])) => Ok(operation),
+        _ => Err(Refusal::Malformed),
     }
 }
 

@@ -384,6 +384,55 @@ fn deleting_a_prefix_goes_beyond_one_chunk_of_memory() {
     assert_eq!(recompute(&MemoryTables::default(), 1).unwrap(), empty_state());
 }
 
+/// More keys than buckets are held for: what was written and forgotten is read again.
+#[test]
+fn buckets_are_read_again_when_there_is_no_room_for_all() {
+    const KEYS: usize = 160_000;
+    let mut store = Store::new();
+    let keys: Vec<_> = (0..KEYS).map(|key| format!("k{key}")).collect();
+    for keys in keys.chunks(20_000) {
+        let puts: Vec<_> = keys.iter().map(|key| put(key, "1")).collect();
+        store.run(&puts);
+    }
+    assert_eq!(store.state(), store.recomputed());
+    let mut written = 0;
+    let count = |_: &[u8], _: &[u8]| {
+        written += 1;
+        std::ops::ControlFlow::Continue(())
+    };
+    store.tables.scan(Table::Buckets, std::ops::Bound::Unbounded, count).unwrap();
+    assert!(written > 0, "there was room for all");
+    let puts: Vec<_> = keys.iter().step_by(1000).map(|key| put_if(key, "2", Expect::Absent)).collect();
+    assert!(store.run(&puts).iter().all(|outcome| matches!(outcome, Outcome::Mismatch { .. })));
+    let puts: Vec<_> = keys.iter().step_by(1000).map(|key| put(key, "2")).collect();
+    store.run(&puts);
+    assert!(keys.iter().step_by(1000).all(|key| store.get(key).unwrap().version == 2));
+    assert_eq!(store.state(), store.recomputed());
+}
+
+#[test]
+fn a_bucket_that_is_not_what_was_written_is_not_built_on() {
+    let mut store = Store::new();
+    store.one(put("a", "1"));
+    store.machine.save(&mut store.tables).unwrap();
+    store.reopen();
+    let number = bucket_of(&key_hash(b"a")).to_be_bytes();
+    let block = child(store.machine.head().executed, &[vec![put("a", "2").encode()]]);
+    let bucket = store.tables.read(Table::Buckets, &number, <[u8]>::to_vec).unwrap().unwrap();
+    let mut flipped = bucket.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for damaged in [&flipped[..], &bucket[1..], &[]] {
+        let (mut machine, mut tables) = (store.machine.clone(), store.tables.clone());
+        tables.put(Table::Buckets, &number, damaged).unwrap();
+        let error = machine.execute(&mut tables, std::slice::from_ref(&block)).unwrap_err();
+        assert_eq!(error, Error::Damaged("a bucket of digests"));
+    }
+    let (mut machine, mut tables) = (store.machine.clone(), store.tables.clone());
+    tables.remove(Table::Keys, b"a").unwrap();
+    let block = child(store.machine.head().executed, &[vec![delete("a").encode()]]);
+    assert_eq!(machine.execute(&mut tables, &[block]).unwrap_err(), Error::Damaged("the list of keys"));
+}
+
 #[test]
 fn entry_digests_cover_every_field_separately() {
     let digest = entry_digest(b"key", 1, 2, 3, b"value");
