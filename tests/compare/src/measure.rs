@@ -8,7 +8,7 @@ use crate::{
     cluster::Cluster,
     failure::Failure,
     load::{Clients, Kind, Plan, Spread},
-    proc::Usage,
+    proc::{Disk, Usage},
 };
 
 /// How many clients store the keys before anything is measured.
@@ -34,6 +34,8 @@ pub(crate) struct Measured {
     pub(crate) servers: Usage,
     /// Of this process, which makes the load.
     pub(crate) generator: Usage,
+    /// Bytes that went to the disk, from whatever process; none where the data is on no disk of its own.
+    pub(crate) disk_written: Option<u64>,
 }
 
 impl Measured {
@@ -85,12 +87,15 @@ pub(crate) async fn measure<C: Cluster>(
     let plan = Plan { kind, clients, spread, keys, is_in_order: false, count: None };
     let clients = Clients::start(plan, connections);
     sleep(times.warm_up).await;
-    let (servers, generator) = (Usage::of(cluster.pids())?, Usage::of_self()?);
+    let disk = Disk::of(cluster.directory());
+    let written = || disk.as_ref().and_then(Disk::written);
+    let (servers, generator, before) = (Usage::of(cluster.pids())?, Usage::of_self()?, written());
     clients.clear();
     let began = Instant::now();
     sleep(times.measured).await;
     let elapsed = began.elapsed();
     let (servers, generator) = (Usage::of(cluster.pids())? - servers, Usage::of_self()? - generator);
+    let disk_written = written().zip(before).map(|(now, before)| now.saturating_sub(before));
     let tally = clients.stop().await;
     Ok(Measured {
         seconds: elapsed.as_secs_f64(),
@@ -101,5 +106,6 @@ pub(crate) async fn measure<C: Cluster>(
         last_error: tally.last_error,
         servers,
         generator,
+        disk_written,
     })
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::load::{Kind, Spread};
+use crate::load::{Kind, MOST_OWN, SHARED, Spread};
 
 /// What is measured. The order is that of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,6 +14,7 @@ pub(crate) enum Quantity {
     P50,
     P99,
     Cpu,
+    Disk,
     Written,
     Generator,
     Share,
@@ -31,7 +32,8 @@ impl Quantity {
             Self::P50 => ("latency p50, ms", 3),
             Self::P99 => ("latency p99, ms", 3),
             Self::Cpu => ("CPU of all servers, µs an operation", 1),
-            Self::Written => ("written by all servers, bytes a put", 0),
+            Self::Disk => ("written to the disk, KiB a put", 2),
+            Self::Written => ("write_bytes of all servers, KiB a put", 2),
             Self::Generator => ("CPU of the load generator, µs an operation", 1),
             Self::Share => ("puts/s, % of fault-free", 0),
             Self::Errors => ("failed operations", 0),
@@ -48,7 +50,7 @@ pub(crate) enum Load {
     /// A new cluster, without keys.
     Idle,
     Steady(Kind, Spread, u32),
-    /// Puts through all nodes but one, and what that one does.
+    /// Puts through all nodes but a follower, and what that one does.
     Faulty(Fault, u32),
     /// The largest value under any load.
     Largest,
@@ -64,23 +66,24 @@ pub(crate) enum Fault {
 
 impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plural = |clients: &u32| if *clients == 1 { "client" } else { "clients" };
+        let plural = |count: u32| if count == 1 { "" } else { "s" };
         match self {
             Self::Idle => write!(f, "idle"),
-            Self::Steady(kind, Spread::Own, clients) => {
-                let connections = Spread::Own.connections(*clients);
-                write!(f, "{kind}, {clients} {}, {connections} connections", plural(clients))
-            }
-            Self::Steady(kind, Spread::Shared, clients) => {
-                write!(f, "{kind}, {clients} {}, 4 shared connections", plural(clients))
+            Self::Steady(kind, spread, clients) => {
+                write!(f, "{kind}, {clients} client{}, ", plural(*clients))?;
+                match spread {
+                    Spread::Own if *clients > MOST_OWN => write!(f, "{MOST_OWN} connections"),
+                    Spread::Own => write!(f, "a connection each"),
+                    Spread::Shared => write!(f, "{SHARED} shared connections"),
+                }
             }
             Self::Faulty(fault, clients) => {
                 let fault = match fault {
-                    Fault::None => "no fault",
-                    Fault::Stopped => "a follower stopped",
-                    Fault::Lying => "a follower lying",
+                    Fault::None => "unused",
+                    Fault::Stopped => "stopped",
+                    Fault::Lying => "lying",
                 };
-                write!(f, "put, {clients} {}, not through one follower: {fault}", plural(clients))
+                write!(f, "put, {clients} client{}, a follower {fault}", plural(*clients))
             }
             Self::Largest => write!(f, "largest under load"),
         }
@@ -221,8 +224,8 @@ mod tests {
         let rows = samples.rows();
         assert_eq!(rows.iter().map(|row| row.ratio).collect::<Vec<_>>(), [Some(2.0), None]);
         let text = table(&rows);
-        let row = text.lines().find(|line| line.starts_with("put, 64 clients, 64 connections"));
-        let words: Vec<_> = row.unwrap_or_default().split_whitespace().skip(5).collect();
+        let row = text.lines().find(|line| line.starts_with("put, 64 clients, a connection each"));
+        let words: Vec<_> = row.unwrap_or_default().split_whitespace().skip(6).collect();
         assert_eq!(words, ["100", "(90–300)", "200", "(150–250)", "2.00"]);
         assert!(text.contains("a follower lying") && text.contains("  -"));
     }

@@ -284,8 +284,11 @@ fn record(samples: &mut Samples, side: Side, load: Load, kind: Kind, measured: &
     samples.add(side, Quantity::Cpu, load, micros(measured.servers));
     samples.add(side, Quantity::Generator, load, micros(measured.generator));
     if kind == Kind::Put {
-        let written = measured.per_operation(measured.servers.written as f64);
-        samples.add(side, Quantity::Written, load, written);
+        let kib = |bytes: u64| measured.per_operation(bytes as f64 / 1024.0);
+        samples.add(side, Quantity::Written, load, kib(measured.servers.written));
+        if let Some(bytes) = measured.disk_written {
+            samples.add(side, Quantity::Disk, load, kib(bytes));
+        }
     }
     if measured.errors > 0 {
         samples.add(side, Quantity::Errors, load, measured.errors as f64);

@@ -1,5 +1,6 @@
 //! Three etcd nodes with default settings, plain HTTP on loopback.
 
+mod grpc;
 mod install;
 mod wire;
 

@@ -5,20 +5,12 @@ use std::{net::SocketAddr, time::Duration};
 use bftd_client::Bytes;
 use prost::Message;
 use tokio::time::timeout;
-use tonic::{
-    Request,
-    client::Grpc,
-    codegen::http::uri::PathAndQuery,
-    transport::{Channel, Endpoint},
-};
-use tonic_prost::ProstCodec;
 
+use super::grpc;
 use crate::cluster::{Connection, DEADLINE};
 
 /// Within what time a connection must be made.
 const CONNECTED: Duration = Duration::from_secs(5);
-/// What a server may send ahead; a large window spares updates of it.
-const WINDOW: u32 = 1 << 20;
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ResponseHeader {
@@ -80,52 +72,47 @@ pub(super) struct StatusResponse {
 }
 
 /// A connection to an etcd node.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Client {
-    channel: Channel,
+    channel: grpc::Channel,
+    put: grpc::Method,
+    range: grpc::Method,
 }
 
 impl Client {
     pub(super) async fn connect(address: SocketAddr) -> Result<Self, String> {
-        let endpoint =
-            Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
-        let endpoint = endpoint
-            .connect_timeout(CONNECTED)
-            .initial_connection_window_size(WINDOW)
-            .initial_stream_window_size(WINDOW);
-        let channel = endpoint.connect().await.map_err(|error| format!("{address}: {error}"))?;
-        Ok(Self { channel })
+        let channel = timeout(CONNECTED, grpc::Channel::connect(address));
+        let channel = channel.await.unwrap_or_else(|_| Err(format!("no greeting within {CONNECTED:?}")));
+        Ok(Self {
+            channel: channel.map_err(|why| format!("{address}: {why}"))?,
+            put: grpc::Method::new(address, "/etcdserverpb.KV/Put")?,
+            range: grpc::Method::new(address, "/etcdserverpb.KV/Range")?,
+        })
     }
 
     pub(super) async fn status(&self) -> Result<StatusResponse, String> {
-        self.call("/etcdserverpb.Maintenance/Status", StatusRequest {}).await
+        let method = grpc::Method::new(self.channel.address(), "/etcdserverpb.Maintenance/Status")?;
+        self.call(&method, &StatusRequest {}).await
     }
 
-    async fn call<Q, A>(&self, path: &'static str, question: Q) -> Result<A, String>
-    where
-        Q: Message + 'static,
-        A: Message + Default + 'static,
-    {
-        let call = async {
-            let mut grpc = Grpc::new(self.channel.clone());
-            grpc.ready().await.map_err(|error| error.to_string())?;
-            let path = PathAndQuery::from_static(path);
-            let codec = ProstCodec::default();
-            let answer = grpc.unary(Request::new(question), path, codec).await;
-            answer.map(tonic::Response::into_inner).map_err(|status| status.to_string())
-        };
-        timeout(DEADLINE, call).await.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")))
+    async fn call<A: Message + Default>(
+        &self,
+        method: &grpc::Method,
+        question: &impl Message,
+    ) -> Result<A, String> {
+        let answer = timeout(DEADLINE, self.channel.call(method, question));
+        answer.await.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")))
     }
 }
 
 impl Connection for Client {
     async fn put(&self, key: Bytes, value: Bytes) -> Result<(), String> {
-        let _: PutResponse = self.call("/etcdserverpb.KV/Put", PutRequest { key, value }).await?;
+        let _: PutResponse = self.call(&self.put, &PutRequest { key, value }).await?;
         Ok(())
     }
 
     async fn get(&self, key: Bytes) -> Result<Option<usize>, String> {
-        let answer: RangeResponse = self.call("/etcdserverpb.KV/Range", RangeRequest { key }).await?;
+        let answer: RangeResponse = self.call(&self.range, &RangeRequest { key }).await?;
         Ok(answer.kvs.first().map(|entry| entry.value.len()))
     }
 }
