@@ -11,8 +11,10 @@ mod bftd;
 mod cluster;
 mod etcd;
 mod failure;
+mod growth;
 mod load;
 mod measure;
+mod plot;
 mod proc;
 mod report;
 mod run;
@@ -49,6 +51,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Run),
+    Growth(growth::Growth),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -88,6 +91,10 @@ impl Cli {
         match self.command {
             Command::Run(run) => {
                 let report = run.run(&places, is_json).await?;
+                if is_json { print_json(&report) } else { print(&report.text()) }
+            }
+            Command::Growth(growth) => {
+                let report = growth.run(&places, is_json).await?;
                 if is_json { print_json(&report) } else { print(&report.text()) }
             }
         }

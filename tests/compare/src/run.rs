@@ -30,7 +30,7 @@ use crate::{
 const FAULT_CLIENTS: u32 = 64;
 /// How long a new cluster is left alone before it is called idle.
 const SETTLED: Duration = Duration::from_secs(1);
-const MIB: f64 = 1_048_576.0;
+pub(crate) const MIB: f64 = 1_048_576.0;
 
 /// Measure etcd and bftd in turns, and print medians and ratios.
 #[derive(Args, Clone, Debug)]
@@ -300,7 +300,8 @@ fn record_memory(samples: &mut Samples, side: Side, load: Load, bytes: u64, node
     samples.add(side, Quantity::NodeMemory, load, bytes as f64 / MIB / nodes.max(1) as f64);
 }
 
-fn bar(steps: u64, is_quiet: bool) -> ProgressBar {
+/// A bar on a terminal.
+pub(crate) fn bar(steps: u64, is_quiet: bool) -> ProgressBar {
     let is_hidden = is_quiet || !io::stderr().is_terminal();
     let target = if is_hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len}, {eta} left  {msg}")
