@@ -45,12 +45,7 @@ impl Cluster for Bftd {
     const CAN_LIE: bool = true;
 
     async fn start(places: &Places) -> Result<Self, Failure> {
-        let root = places.root.join("bftd");
-        let directory = root.join("nodes");
-        let mut cluster =
-            Self { programs: places.programs.clone(), root, directory, nodes: Vec::new(), pids: Vec::new() };
-        // A run that was killed leaves its daemons behind.
-        cluster.wipe();
+        let mut cluster = Self::prepare(places);
         fresh_directory(&cluster.root)?;
         let output = cluster.bftctl(&["-o", "json", "dev", "up", "--nodes", &NODES.to_string()])?;
         #[derive(Deserialize)]
@@ -108,6 +103,18 @@ impl Cluster for Bftd {
 }
 
 impl Bftd {
+    /// Ends what a comparison that was killed has left behind: `bftctl dev` detaches its daemons.
+    pub(crate) fn end_leftovers(places: &Places) {
+        drop(Self::prepare(places));
+    }
+
+    /// Everything but the processes.
+    fn prepare(places: &Places) -> Self {
+        let root = places.root.join("bftd");
+        let directory = root.join("nodes");
+        Self { programs: places.programs.clone(), root, directory, nodes: Vec::new(), pids: Vec::new() }
+    }
+
     fn node(&self, node: usize) -> Result<&Node, Failure> {
         self.nodes.get(node).ok_or_else(|| Failure::new(format!("there is no node {node}")))
     }

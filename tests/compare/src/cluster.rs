@@ -1,7 +1,8 @@
 //! What both systems are to a measurement: a cluster of processes, and connections to its nodes.
 
 use std::{
-    fs, io,
+    fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,12 +20,56 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const LOOK: Duration = Duration::from_millis(25);
 
 /// Where programs and data are.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Places {
     /// Where etcd is installed, and clusters live while they are measured.
     pub(crate) root: PathBuf,
     /// Where `bftd` and `bftctl` are.
     pub(crate) programs: PathBuf,
+    /// Locked while we use `root`.
+    _lock: File,
+}
+
+impl Places {
+    /// Makes sure that the programs are there, and that `root` is on a disk and nobody else's.
+    ///
+    /// # Errors
+    /// One of these is not so.
+    pub(crate) fn open(root: &Path, programs: &Path) -> Result<Self, Failure> {
+        let cant = |error| Failure::new(format!("can't use {}", root.display())).cause(error);
+        fs::create_dir_all(root).map_err(cant)?;
+        let root = root.canonicalize().map_err(cant)?;
+        check_disk(&root)?;
+        for name in ["bftd", "bftctl"] {
+            if !programs.join(name).is_file() {
+                return Err(Failure::new(format!("there is no {name} in {}", programs.display()))
+                    .next("cargo build --release, from the root of the workspace"));
+            }
+        }
+        let lock = File::create(root.join("lock")).map_err(cant)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { root, programs: programs.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                Err(Failure::new(format!("another comparison uses {}", root.display()))
+                    .next("wait for it: two at a time measure each other"))
+            }
+            Err(TryLockError::Error(error)) => Err(cant(error)),
+        }
+    }
+}
+
+/// Refuses a directory whose files are in memory: nothing that is synced there is durable, or takes time.
+fn check_disk(directory: &Path) -> Result<(), Failure> {
+    /// The kernel's number for tmpfs (`statfs(2)`).
+    const TMPFS: u64 = 0x0102_1994;
+    let found = rustix::fs::statfs(directory).map_err(|error| {
+        Failure::new(format!("can't tell what disk {} is on", directory.display())).cause(error)
+    })?;
+    if u64::try_from(found.f_type).ok() == Some(TMPFS) {
+        return Err(Failure::new(format!("{} is in memory, not on a disk", directory.display()))
+            .next("name a directory on a disk with --dir"));
+    }
+    Ok(())
 }
 
 /// A cluster that runs. Its processes and data are gone when it is dropped.

@@ -19,7 +19,7 @@ mod proc;
 mod report;
 mod run;
 
-use std::{fs, io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -87,6 +87,7 @@ fn main() -> ExitCode {
 impl Cli {
     async fn run(self) -> Result<(), Failure> {
         let places = places(self.dir)?;
+        bftd::Bftd::end_leftovers(&places);
         let is_json = self.output == Output::Json;
         match self.command {
             Command::Run(run) => {
@@ -117,17 +118,7 @@ fn places(root: Option<PathBuf>) -> Result<Places, Failure> {
         .map_err(|error| Failure::new("can't tell where this program is").cause(error))?;
     let programs = program.parent().map(PathBuf::from).unwrap_or_default();
     let root = root.unwrap_or_else(|| programs.parent().unwrap_or(&programs).join("compare"));
-    let cant = |error| Failure::new(format!("can't use {}", root.display())).cause(error);
-    fs::create_dir_all(&root).map_err(cant)?;
-    let root = root.canonicalize().map_err(cant)?;
-    run::check_disk(&root)?;
-    for name in ["bftd", "bftctl"] {
-        if !programs.join(name).is_file() {
-            return Err(Failure::new(format!("there is no {name} in {}", programs.display()))
-                .next("cargo build --release, from the root of the workspace"));
-        }
-    }
-    Ok(Places { root, programs })
+    Places::open(&root, &programs)
 }
 
 fn print(text: &str) -> Result<(), Failure> {

@@ -5,7 +5,6 @@
 
 use std::{
     io::{self, IsTerminal},
-    path::Path,
     time::Duration,
 };
 
@@ -307,18 +306,4 @@ pub(crate) fn bar(steps: u64, is_quiet: bool) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len}, {eta} left  {msg}")
         .expect("the template is well-formed");
     ProgressBar::with_draw_target(Some(steps), target).with_style(style)
-}
-
-/// Refuses a directory whose files are in memory: nothing that is synced there is durable, or takes time.
-pub(crate) fn check_disk(directory: &Path) -> Result<(), Failure> {
-    /// The kernel's number for tmpfs (`statfs(2)`).
-    const TMPFS: u64 = 0x0102_1994;
-    let found = rustix::fs::statfs(directory).map_err(|error| {
-        Failure::new(format!("can't tell what disk {} is on", directory.display())).cause(error)
-    })?;
-    if u64::try_from(found.f_type).ok() == Some(TMPFS) {
-        return Err(Failure::new(format!("{} is in memory, not on a disk", directory.display()))
-            .next("name a directory on a disk with --dir"));
-    }
-    Ok(())
 }
