@@ -48,10 +48,11 @@ fn proofs(genesis: &Genesis) -> [Accusation; 3] {
             time_ms,
             batches: Block::batches_digest(&[]),
             executed: Executed { index: Index(0), state: Digest::ZERO },
+            sole: false,
         };
         Proposal { signature: signer.sign(&Proposal::signed_bytes(&header)), header }
     };
-    let term_vote = TermVote::sign(cluster, epoch, Term(2), None, me, &signer);
+    let term_vote = TermVote::sign(cluster, epoch, Term(2), None, None, me, &signer);
     [
         Evidence::of_votes(&vote(BallotKind::Prepare, 7), &vote(BallotKind::Prepare, 8)),
         Evidence::of_proposals(&proposal(1), &proposal(2)),

@@ -68,7 +68,7 @@ impl World {
     fn accept(&mut self, block: &Arc<Block>) {
         self.see(Output::Persist(Record::Block(Arc::clone(block))));
         let tip = block.reference();
-        let accepted = Accepted { term: tip.term, start: tip, tip, floor: Index(0) };
+        let accepted = Accepted { term: tip.term, start: tip, tip, floor: Index(0), sole: None };
         self.see(Output::Persist(Record::Accepted(accepted)));
     }
 
@@ -117,6 +117,7 @@ fn block(term: u64, index: u64, parent: Digest, batches: &[(MemberId, Numbered)]
         time_ms: 0,
         batches: Block::batches_digest(&batches),
         executed: Executed { index: Index(0), state: Digest::ZERO },
+        sole: false,
     };
     Arc::new(Block::new(header, batches))
 }

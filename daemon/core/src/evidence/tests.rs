@@ -35,7 +35,7 @@ fn vote(members: &Membership, n: u8, kind: BallotKind, block: BlockRef) -> Vote 
 }
 
 fn term_vote(members: &Membership, n: u8, term: u64, position: Option<BlockRef>) -> TermVote {
-    TermVote::sign(members.cluster(), members.epoch(), Term(term), position, MemberId(n), &signer(n))
+    TermVote::sign(members.cluster(), members.epoch(), Term(term), position, None, MemberId(n), &signer(n))
 }
 
 fn proposal(members: &Membership, n: u8, term: u64, time_ms: u64) -> Proposal {
@@ -48,6 +48,7 @@ fn proposal(members: &Membership, n: u8, term: u64, time_ms: u64) -> Proposal {
         time_ms,
         batches: Block::batches_digest(&[]),
         executed: Executed { index: Index(0), state: Digest([0; 32]) },
+        sole: false,
     };
     let signature = signer(n).sign(&Proposal::signed_bytes(&header));
     Proposal { header, signature }

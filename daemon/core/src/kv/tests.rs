@@ -128,6 +128,7 @@ fn child(parent: BlockRef, batches: &[Vec<Request>]) -> Arc<Block> {
         time_ms: 0,
         batches: Block::batches_digest(&batches),
         executed: Executed { index: Index(0), state: Digest::ZERO },
+        sole: false,
     };
     Arc::new(Block::new(header, batches))
 }

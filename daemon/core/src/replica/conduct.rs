@@ -25,6 +25,7 @@
 
 use super::{Replica, normal::Ignore};
 use crate::{
+    ballot::BallotKind,
     certificate::Certificate,
     ids::{Index, MemberId},
     limits::{FORGIVING_MERITS, LAPSE_MERITS, MAX_DOUBLINGS, MAX_LAPSES, Timing},
@@ -177,7 +178,8 @@ impl Replica {
     /// A certificate has come, alone or with an Append.
     pub(super) fn watch_prepared(&mut self, from: MemberId, certificate: &Certificate) {
         let block = certificate.block();
-        if self.is_other_leader(from) && !certificate.is_commit() && block.term == self.safety.term() {
+        let is_prepared = certificate.ballot.kind.mark() == BallotKind::Prepare;
+        if self.is_other_leader(from) && is_prepared && block.term == self.safety.term() {
             let shown = &mut self.conduct.shown;
             shown.prepared = shown.prepared.max(block.index);
         }

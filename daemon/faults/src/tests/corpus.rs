@@ -62,6 +62,7 @@ impl Corpus {
             time_ms: 100,
             batches: Block::batches_digest(&batches),
             executed: Executed { index: Index(0), state: kv::empty_state() },
+            sole: false,
         };
         Arc::new(Block::new(header, batches))
     }
@@ -92,7 +93,7 @@ impl Corpus {
 
     fn term_vote(&self, id: u8, term: u64, position: Option<BlockRef>) -> TermVote {
         let cluster = self.members.cluster();
-        TermVote::sign(cluster, Epoch(0), Term(term), position, MemberId(id), self.signer(id))
+        TermVote::sign(cluster, Epoch(0), Term(term), position, None, MemberId(id), self.signer(id))
     }
 
     fn suspect(&self, id: u8) -> Suspect {
@@ -156,7 +157,7 @@ impl Corpus {
             Message::FetchCommitted(FetchCommitted { after: Index(1) }),
             Message::Blocks(Blocks { blocks: vec![first, second], certificate: Some(committed) }),
             Message::ReadQuery(ReadQuery { epoch: Epoch(0), round }),
-            Message::ReadAnswer(ReadAnswer { epoch: Epoch(0), round, position: Some(prepared) }),
+            Message::ReadAnswer(ReadAnswer { epoch: Epoch(0), round, position: Some(prepared), sole: None }),
         ]
     }
 
@@ -388,7 +389,8 @@ fn a_flood_of_signed_messages_is_not_kept() {
             }
             2 => Message::Suspect(Suspect { epoch: Epoch(0), term, signer: from, signature }),
             3 => {
-                let vote = TermVote { epoch: Epoch(0), term, position: None, signer: from, signature };
+                let vote =
+                    TermVote { epoch: Epoch(0), term, position: None, sole: None, signer: from, signature };
                 Message::EnterTerm(Arc::new(EnterTerm { vote, position: None, suspects: None }))
             }
             _ => {

@@ -66,6 +66,7 @@ pub fn block(parent: BlockRef, term: Term, requests: &[usize], random: &mut Rand
         time_ms: random.next(),
         batches: Block::batches_digest(&batches),
         executed: Executed { index: Index(0), state: Digest::ZERO },
+        sole: false,
     };
     Arc::new(Block::new(header, batches))
 }
@@ -181,10 +182,19 @@ impl Script {
                 self.term = self.term.next();
                 let position = any(random).map(|block| block.reference());
                 let signature = Signature([random.next().to_le_bytes()[0]; 64]);
-                let vote =
-                    TermVote { epoch: Epoch(0), term: self.term, position, signer: MemberId(2), signature };
+                let vote = TermVote {
+                    epoch: Epoch(0),
+                    term: self.term,
+                    position,
+                    sole: None,
+                    signer: MemberId(2),
+                    signature,
+                };
                 let position = position.map(|block| certificate(BallotKind::Prepare, block, random));
-                ("term", vec![Record::Term(Arc::new(EnterTerm { vote, position, suspects: None }))])
+                (
+                    "term",
+                    vec![Record::Term(Arc::new(EnterTerm { vote, position, suspects: None, sole: None }))],
+                )
             }
             2 | 3 => match any(random) {
                 None => ("nothing", vec![]),
@@ -203,7 +213,8 @@ impl Script {
                 let requests = if random.below(20) == 0 { vec![9_000] } else { requests };
                 let block = block(parent, self.term, &requests, random);
                 let tip = block.reference();
-                let accepted = Accepted { term: self.term, start: committed, tip, floor: Index(0) };
+                let accepted =
+                    Accepted { term: self.term, start: committed, tip, floor: Index(0), sole: None };
                 let forks = above.iter().any(|other| other.header().index == tip.index);
                 (if forks { "fork" } else { "block" }, vec![Record::Block(block), Record::Accepted(accepted)])
             }

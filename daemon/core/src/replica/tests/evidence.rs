@@ -133,8 +133,8 @@ fn a_forgotten_lock_is_proved() {
     cluster.submit(2, "x");
     cluster.settle();
     // Everybody has seen member 3's Commit votes, in certificates. It says that it has seen nothing.
-    let vote = TermVote::sign(cluster.members.cluster(), Epoch(0), Term(1), None, id(3), &key(3));
-    let enter = EnterTerm { vote, position: None, suspects: None };
+    let vote = TermVote::sign(cluster.members.cluster(), Epoch(0), Term(1), None, None, id(3), &key(3));
+    let enter = EnterTerm { vote, position: None, suspects: None, sole: None };
     cluster.hear(3, 2, Message::EnterTerm(Arc::new(enter)));
     cluster.settle();
     let certificates_of_3 = cluster.nodes[&id(2)]

@@ -218,7 +218,8 @@ fn a_leader_starts_where_it_can_go_on() {
             play.deliver(1, 2, &append).unwrap();
         }
         let votes = votes.iter().map(|enter| enter.vote.clone()).collect();
-        let new_term = NewTerm { epoch: Epoch(0), term: Term(1), votes, position: Some(position) };
+        let new_term =
+            NewTerm { epoch: Epoch(0), term: Term(1), votes, position: Some(position), sole: None };
         let sent = play.send(2, 3, &Message::NewTerm(Arc::new(new_term)));
         if is_held { sent.unwrap() } else { fires(sent, "start-missing") }
     }
@@ -234,7 +235,8 @@ fn a_reader_passes_an_uncommitted_position() {
         let position = play.certificate(Prepare, block.reference(), &[1, 2, 3]);
         let round = ReadRound { incarnation: Incarnation(1), number: 1 };
         let query = Message::ReadQuery(ReadQuery { epoch: Epoch(0), round });
-        let answer = |position| Message::ReadAnswer(ReadAnswer { epoch: Epoch(0), round, position });
+        let answer =
+            |position| Message::ReadAnswer(ReadAnswer { epoch: Epoch(0), round, position, sole: None });
         play.send(3, 1, &query).unwrap();
         play.deliver(1, 3, &answer(None)).unwrap();
         play.deliver(2, 3, &answer(Some(Arc::clone(&position)))).unwrap();

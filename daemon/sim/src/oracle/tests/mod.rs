@@ -134,6 +134,7 @@ impl Play {
             time_ms: 100,
             batches: Block::batches_digest(&batches),
             executed: Executed { index: Index(0), state: Digest::ZERO },
+            sole: false,
         };
         change(&mut header);
         Arc::new(Block::new(header, batches))
@@ -163,8 +164,9 @@ impl Play {
     fn enter(&self, node: u8, term: u64, position: Option<Arc<Certificate>>) -> Arc<EnterTerm> {
         let block = position.as_ref().map(|it| it.ballot.block);
         let (epoch, term) = (Epoch(0), Term(term));
-        let vote = TermVote::sign(self.members.cluster(), epoch, term, block, id(node), self.signer(node));
-        Arc::new(EnterTerm { vote, position, suspects: None })
+        let vote =
+            TermVote::sign(self.members.cluster(), epoch, term, block, None, id(node), self.signer(node));
+        Arc::new(EnterTerm { vote, position, suspects: None, sole: None })
     }
 
     fn suspect(&self, node: u8, term: u64) -> Suspect {
@@ -179,14 +181,14 @@ impl Play {
 
     fn new_term(&self, term: u64, enters: &[Arc<EnterTerm>], position: Option<Arc<Certificate>>) -> Message {
         let votes = enters.iter().map(|enter| enter.vote.clone()).collect();
-        Message::NewTerm(Arc::new(NewTerm { epoch: Epoch(0), term: Term(term), votes, position }))
+        Message::NewTerm(Arc::new(NewTerm { epoch: Epoch(0), term: Term(term), votes, position, sole: None }))
     }
 
     /// A node persists a block as the tip of a term that starts at `start`.
     fn accept(&mut self, node: u8, block: &Arc<Block>, start: BlockRef) -> Result<(), Violation> {
         self.sync(node, Record::Block(Arc::clone(block)))?;
         let (term, tip) = (block.header().term, block.reference());
-        self.sync(node, Record::Accepted(Accepted { term, start, tip, floor: start.index }))
+        self.sync(node, Record::Accepted(Accepted { term, start, tip, floor: start.index, sole: None }))
     }
 
     /// The leader proposes, all accept, and vote to the leader.

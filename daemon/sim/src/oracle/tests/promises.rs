@@ -304,7 +304,8 @@ fn disks_do_not_go_back() {
     let two = play.block(0, one.reference(), vec![]);
     play.accept(2, &two, root).unwrap();
     fires(play.accept(2, &one, root), "disk-went-back");
-    let restarted = Accepted { term: Term(0), start: one.reference(), tip: two.reference(), floor: Index(2) };
+    let restarted =
+        Accepted { term: Term(0), start: one.reference(), tip: two.reference(), floor: Index(2), sole: None };
     fires(play.sync(2, Record::Accepted(restarted)), "disk-went-back");
     play.sync(3, Record::Term(play.enter(3, 2, None))).unwrap();
     fires(play.sync(3, Record::Term(play.enter(3, 1, None))), "disk-went-back");
