@@ -662,7 +662,9 @@ impl Replica {
             self.raise_incarnation();
         }
         self.forget_committed(root.index);
-        let took_us = since_us.map_or(0, |since| self.now_us().saturating_sub(since));
+        // A block that was lost on the way and sent again says nothing of how long clients take.
+        let most_us = self.setup.timing.heartbeat_us / 2;
+        let took_us = since_us.map_or(0, |since| self.now_us().saturating_sub(since)).min(most_us);
         self.term.gather.begin(requests, took_us, self.pool.requests(), self.now.monotonic_us);
         self.after_commit();
     }

@@ -90,7 +90,8 @@ impl Replica {
             return false;
         }
         if unanimity.distrust == 0 {
-            let took_us = since_us.map_or(0, |since| now_us.saturating_sub(since));
+            let most_us = self.setup.timing.heartbeat_us;
+            let took_us = since_us.map_or(0, |since| now_us.saturating_sub(since)).min(most_us);
             unanimity.waiting = Some((Arc::clone(certificate), now_us.saturating_add(took_us)));
         }
         unanimity.waiting.is_some()

@@ -53,6 +53,10 @@ impl Corpus {
     }
 
     fn block(&self, parent: BlockRef, batches: Vec<Arc<Batch>>) -> Arc<Block> {
+        self.block_that_is(false, parent, batches)
+    }
+
+    fn block_that_is(&self, sole: bool, parent: BlockRef, batches: Vec<Arc<Batch>>) -> Arc<Block> {
         let header = Header {
             cluster: self.members.cluster(),
             epoch: Epoch(0),
@@ -62,7 +66,7 @@ impl Corpus {
             time_ms: 100,
             batches: Block::batches_digest(&batches),
             executed: Executed { index: Index(0), state: kv::empty_state() },
-            sole: false,
+            sole,
         };
         Arc::new(Block::new(header, batches))
     }
@@ -87,13 +91,19 @@ impl Corpus {
     }
 
     fn certificate(&self, kind: BallotKind, block: BlockRef) -> Arc<Certificate> {
-        let votes = [1, 2, 3].map(|id| self.vote(id, kind, block));
+        let voters = if matches!(kind, BallotKind::Sole { .. }) { 1..=4 } else { 1..=3 };
+        let votes: Vec<_> = voters.map(|id| self.vote(id, kind, block)).collect();
         Arc::new(Certificate::gather(&self.members, Ballot { kind, epoch: Epoch(0), block }, &votes).unwrap())
     }
 
     fn term_vote(&self, id: u8, term: u64, position: Option<BlockRef>) -> TermVote {
         let cluster = self.members.cluster();
         TermVote::sign(cluster, Epoch(0), Term(term), position, None, MemberId(id), self.signer(id))
+    }
+
+    fn term_vote_for(&self, id: u8, term: u64, sole: BlockRef) -> TermVote {
+        let cluster = self.members.cluster();
+        TermVote::sign(cluster, Epoch(0), Term(term), None, Some(sole), MemberId(id), self.signer(id))
     }
 
     fn suspect(&self, id: u8) -> Suspect {
@@ -118,6 +128,7 @@ impl Corpus {
         let suspects = SuspectCertificate::gather(&self.members, Term(0), &suspects).unwrap();
         let round = ReadRound { incarnation: Incarnation(1), number: 7 };
         let rival = self.block(first.reference(), vec![]);
+        let sole = self.block_that_is(true, first.reference(), second.batches().to_vec());
         let Proposal { signature, .. } = self.proposal(&second);
         let batch = second.batches().first().cloned().unwrap();
         let evidence = |evidence: Option<Evidence>| Message::Evidence(Box::new(evidence.unwrap()));
@@ -146,18 +157,43 @@ impl Corpus {
                 vote: self.term_vote(2, 1, at),
                 position: Some(Arc::clone(&prepared)),
                 suspects: Some(Arc::new(suspects)),
+                sole: None,
+            })),
+            Message::EnterTerm(Arc::new(EnterTerm {
+                vote: self.term_vote_for(2, 1, sole.reference()),
+                position: None,
+                suspects: None,
+                sole: Some(Arc::clone(&sole)),
             })),
             Message::NewTerm(Arc::new(NewTerm {
                 epoch: Epoch(0),
                 term: Term(1),
                 votes: vec![self.term_vote(1, 1, at), self.term_vote(2, 1, None), self.term_vote(3, 1, None)],
                 position: Some(Arc::clone(&prepared)),
+                sole: None,
             })),
+            Message::NewTerm(Arc::new(NewTerm {
+                epoch: Epoch(0),
+                term: Term(1),
+                votes: vec![
+                    self.term_vote_for(1, 1, sole.reference()),
+                    self.term_vote_for(2, 1, sole.reference()),
+                    self.term_vote(3, 1, Some(first.reference())),
+                ],
+                position: Some(Arc::clone(&committed)),
+                sole: Some(Arc::clone(&sole)),
+            })),
+            Message::Certificate(self.certificate(BallotKind::Sole { members: 4 }, sole.reference())),
             Message::FetchAncestors(FetchAncestors { digest: second.digest(), above: Index(1) }),
             Message::FetchCommitted(FetchCommitted { after: Index(1) }),
             Message::Blocks(Blocks { blocks: vec![first, second], certificate: Some(committed) }),
             Message::ReadQuery(ReadQuery { epoch: Epoch(0), round }),
-            Message::ReadAnswer(ReadAnswer { epoch: Epoch(0), round, position: Some(prepared), sole: None }),
+            Message::ReadAnswer(ReadAnswer {
+                epoch: Epoch(0),
+                round,
+                position: Some(prepared),
+                sole: Some(sole.reference()),
+            }),
         ]
     }
 
@@ -198,7 +234,7 @@ fn claims_nothing_new(message: &Message, altered: &Message) -> bool {
         }
         (Message::Heartbeat(whole), Message::Heartbeat(it)) => parts(&it.certificates, &whole.certificates),
         (Message::EnterTerm(whole), Message::EnterTerm(it)) => {
-            (&it.vote, &it.position) == (&whole.vote, &whole.position)
+            (&it.vote, &it.position, &it.sole) == (&whole.vote, &whole.position, &whole.sole)
                 && (it.suspects.is_none() || it.suspects == whole.suspects)
         }
         // Blocks are believed by their digests: one of a true digest is the true block.
@@ -207,6 +243,10 @@ fn claims_nothing_new(message: &Message, altered: &Message) -> bool {
                 whole.blocks.iter().all(|other| other.digest() != block.digest() || other == block)
             };
             it.blocks.iter().all(true_block) && part(&it.certificate, &whole.certificate)
+        }
+        // Fewer votes for a sole block, and still a quorum's.
+        (Message::Certificate(whole), Message::Certificate(it)) => {
+            it.ballot == whole.ballot && it.signatures.iter().all(|it| whole.signatures.contains(it))
         }
         (Message::ReadAnswer(whole), Message::ReadAnswer(it)) => part(&it.position, &whole.position),
         (
@@ -391,7 +431,7 @@ fn a_flood_of_signed_messages_is_not_kept() {
             3 => {
                 let vote =
                     TermVote { epoch: Epoch(0), term, position: None, sole: None, signer: from, signature };
-                Message::EnterTerm(Arc::new(EnterTerm { vote, position: None, suspects: None }))
+                Message::EnterTerm(Arc::new(EnterTerm { vote, position: None, suspects: None, sole: None }))
             }
             _ => {
                 let (incarnation, number) = (Incarnation(term.0 % 50), BatchNumber(index.0 % 50));

@@ -130,6 +130,8 @@ fn a_proved_leader_stays_suspected_when_blocks_commit() {
 #[test]
 fn a_forgotten_lock_is_proved() {
     let mut cluster = Cluster::new(4);
+    // Where not all vote there is a second round.
+    cluster.isolate(4);
     cluster.submit(2, "x");
     cluster.settle();
     // Everybody has seen member 3's Commit votes, in certificates. It says that it has seen nothing.
