@@ -210,10 +210,15 @@ impl Told {
             Message::EnterTerm(enter) if enter.vote.signer == from => {
                 let position = enter.vote.position;
                 let at = position.map_or("nothing certified".to_owned(), |it| format!("block {}", it.index));
-                self.does(from, format!("enters term {}, with {at}", enter.vote.term));
+                let sole = enter
+                    .vote
+                    .sole
+                    .map_or(String::new(), |it| format!(", having voted for block {}", it.index));
+                self.does(from, format!("enters term {}, with {at}{sole}", enter.vote.term));
             }
             Message::NewTerm(new_term) => {
-                let at = new_term.position.as_ref().map_or(0, |position| position.block().index.0);
+                let position = new_term.position.as_ref().map_or(0, |position| position.block().index.0);
+                let at = new_term.sole.as_ref().map_or(position, |sole| sole.header().index.0);
                 self.does(from, format!("starts term {} at block {at}", new_term.term));
             }
             Message::Evidence(evidence) => self.does(from, format!("proves: {}", say_evidence(evidence))),

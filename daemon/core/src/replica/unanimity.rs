@@ -2,7 +2,7 @@
 //!
 //! A block whose parent is committed may be marked *sole*. All members' votes for it, durable before they leave, make it
 //! final at once; a quorum's are a Prepare certificate as for any block, and the second round follows. Who gathers waits
-//! a moment for the votes beyond the quorum, as long as they have come in time lately.
+//! a moment for the votes beyond the quorum, as long as the quorum's took, if they have come in time lately.
 //!
 //! What makes that safe (the proof is in ARCHITECTURE.md): a member's vote for a sole block is remembered, and reported in
 //! its term votes and read answers until it knows what is committed in its place. There is never more than one to
@@ -89,12 +89,12 @@ impl Replica {
             unanimity.distrust = unanimity.distrust.saturating_sub(1);
             return false;
         }
-        if unanimity.distrust == 0 {
-            let most_us = self.setup.timing.heartbeat_us;
-            let took_us = since_us.map_or(0, |since| now_us.saturating_sub(since)).min(most_us);
+        let took_us = since_us.map_or(0, |since| now_us.saturating_sub(since));
+        let waits = unanimity.distrust == 0 && took_us <= self.setup.timing.heartbeat_us;
+        if waits {
             unanimity.waiting = Some((Arc::clone(certificate), now_us.saturating_add(took_us)));
         }
-        unanimity.waiting.is_some()
+        waits
     }
 
     /// Begins the second round where a vote has not come in time.

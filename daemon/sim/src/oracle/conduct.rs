@@ -143,7 +143,10 @@ impl Conduct {
             Message::ReadQuery(query) if query.round > duties.round => {
                 duties.round = query.round;
                 duties.answered = BTreeSet::from([from]);
-                duties.highest = None;
+                // Its own answer. What others report below it may have been overtaken by what is final here.
+                let committed = durable.committed.as_ref().map(|it| &it.certificate);
+                let own = durable.position.iter().chain(committed);
+                duties.highest = own.map(|it| (cast.place(it.ballot.block), is_final(cast, it))).max();
             }
             _ => {}
         }

@@ -6,7 +6,8 @@
 > run 100
 > run 1500
 2 3 4: suspects term 0
-1 2 3 4: enters term 1, with nothing certified
+2 3 4: enters term 1, with nothing certified
+1: enters term 1, with nothing certified, having voted for block 1
 2: starts term 1 at block 0
 1 2 3 4: executes block 1 of term 1, empty
 1 2 3 4: executes block 2 of term 1, 2 batches

@@ -4,7 +4,6 @@
 > write 2 a
 > run 500
 1 2 3 4: executes block 1 of term 0, empty
-2: suspects term 0
 1 2 3 4: executes block 2 of term 0, one batch
 2: acknowledges write 1 at revision 2
 > write 3 a

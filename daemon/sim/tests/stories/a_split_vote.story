@@ -14,10 +14,10 @@
 > run 2000
 1 2 3 4: executes block 3 of term 0, one batch
 2: acknowledges write 2 at revision 3
-1 2 3 4: enters term 1, with block 4
 1 2 3 4: executes block 4 of term 0, one batch
-2: starts term 1 at block 4
 4: acknowledges write 3 at revision 4
+1 2 3 4: enters term 1, with block 4
+2: starts term 1 at block 4
 1 2 3 4: executes block 5 of term 1, empty
 > end
 1 2 3 4: is in term 1, and has committed block 5

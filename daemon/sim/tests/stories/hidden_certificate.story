@@ -5,11 +5,10 @@
 > run 200
 1: executes block 1 of term 0, empty
 > run 1500
-2 3 4: suspects term 0
-2 4: enters term 1, with block 1
-1 3: enters term 1, with nothing certified
+1 3 4: suspects term 0
+2 3 4: enters term 1, with nothing certified, having voted for block 1
+1: enters term 1, with nothing certified
 2: starts term 1 at block 1
-1 2 3 4: proves: 1 forgot 0/1 in term 1
 2 3 4: executes block 1 of term 0, empty
 1 2 3 4: executes block 2 of term 1, empty
 1 2 3 4: executes block 3 of term 1, one batch
