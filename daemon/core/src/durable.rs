@@ -79,6 +79,9 @@ pub enum Unsound {
     /// A Prepare certificate, or one of another block.
     #[error("the newest committed block {0:?} is not what its Commit certificate names")]
     Uncommitted(BlockRef),
+    /// A sole block that was voted for, and is neither here nor below what is committed.
+    #[error("the block {0:?} was voted for, and is missing")]
+    Missing(BlockRef),
     /// A block under another one's name.
     #[error("the block {0:?} stands in another one's place")]
     Misplaced(BlockRef),
@@ -130,6 +133,11 @@ impl Durable {
         }
         for block in self.committed_block.iter().chain(self.blocks.values()) {
             verifier.check_block(block).map_err(of("a block"))?;
+        }
+        let committed = self.committed.as_ref().map_or(Index(0), |it| it.certificate.block().index);
+        if let Some(sole) = self.accepted.and_then(|accepted| accepted.sole) {
+            let is_held = sole.index <= committed || self.blocks.contains_key(&(sole.index, sole.digest));
+            check(is_held, Unsound::Missing(sole))?;
         }
         for (place, block) in &self.blocks {
             let is_there = *place == (block.header().index, block.digest());

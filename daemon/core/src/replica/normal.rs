@@ -47,6 +47,8 @@ pub enum Ignore {
     ExecutedOutOfOrder,
     /// What it says of the state is not so here.
     StateDiffers,
+    /// What it says of the state is news, and so old that it is not remembered here.
+    StateForgotten,
     /// A batch of this origin is not its next.
     BatchOutOfOrder(MemberId),
     /// The term is open already.
@@ -69,6 +71,7 @@ impl Ignore {
             | Self::TimeWentBack
             | Self::ExecutedOutOfOrder
             | Self::StateDiffers
+            | Self::StateForgotten
             | Self::BatchOutOfOrder(_)
             | Self::NotSole
             | Self::FalseVote => true,
@@ -345,8 +348,12 @@ impl Replica {
         if parent.executed.is_some_and(|p| executed.index == p.index && executed.state != p.state) {
             return Refuse(Ignore::StateDiffers);
         }
-        if self.states.get(executed.index).is_some_and(|ours| ours != executed.state) {
-            return Refuse(Ignore::StateDiffers);
+        let is_repeated = parent.executed.is_some_and(|p| executed.index == p.index);
+        match self.states.get(executed.index) {
+            Some(ours) if ours != executed.state => return Refuse(Ignore::StateDiffers),
+            // Nobody might remember it who votes here, and somebody who is behind.
+            None if !is_repeated => return Refuse(Ignore::StateForgotten),
+            _ => {}
         }
         if header.sole {
             if !self.members().protocol().row().prepares {

@@ -1,8 +1,9 @@
 //! Linearizable reads without a log write (Ongaro's thesis §6.4, without trust in a leader).
 //!
-//! A round asks all members for their position. A committed block was prepared at a quorum before anybody heard that
-//! it is committed, so among any quorum's answers the highest is at or above every block that was committed when
-//! the round began. The reader waits until it has executed that index, or a block of a later term: the position
+//! A round asks all members for their position. A block that two rounds of votes have committed was prepared at a quorum
+//! before anybody heard that it is committed, so among any quorum's answers the highest is at or above every such block that was
+//! committed when the round began. A sole block that all votes have committed is named by all correct members that know
+//! of nothing above it. The reader waits until it has executed that index, or a block of a later term: the position
 //! may have been overtaken.
 //!
 //! - All reads that come while a round is out wait for the next one: one round serves them all.
@@ -36,7 +37,14 @@ pub(super) struct Reads {
     /// For the next round. The daemon refuses reads beyond [`WAITING_READS`].
     waiting: Vec<ReadTicket>,
     /// Rounds that are answered, and wait for execution.
-    settled: Vec<(Option<Rank>, Vec<ReadTicket>)>,
+    settled: Vec<Settled>,
+}
+
+#[derive(Clone, Debug)]
+struct Settled {
+    rank: Option<Rank>,
+    tickets: Vec<ReadTicket>,
+    since_us: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -52,7 +60,7 @@ impl Reads {
     pub fn len(&self) -> usize {
         self.waiting.len()
             + self.round.as_ref().map_or(0, |round| round.tickets.len())
-            + self.settled.iter().map(|(_, tickets)| tickets.len()).sum::<usize>()
+            + self.settled.iter().map(|settled| settled.tickets.len()).sum::<usize>()
     }
 }
 
@@ -141,7 +149,8 @@ impl Replica {
                 self.expect_position(sole);
             }
         }
-        self.reads.settled.push((rank, round.tickets));
+        let since_us = self.now_us();
+        self.reads.settled.push(Settled { rank, tickets: round.tickets, since_us });
         self.release_reads();
         self.begin_round();
     }
@@ -163,12 +172,9 @@ impl Replica {
     pub(super) fn release_reads(&mut self) {
         let executed = self.states.executed;
         let executed = Rank { epoch: self.members().epoch(), term: executed.term, index: executed.index };
-        let is_ready = |rank: &Option<Rank>| rank.is_none_or(|rank| rank <= executed);
-        let (ready, waiting) =
-            std::mem::take(&mut self.reads.settled).into_iter().partition(|(rank, _)| is_ready(rank));
-        self.reads.settled = waiting;
-        let ready: Vec<(Option<Rank>, Vec<ReadTicket>)> = ready;
-        let tickets: Vec<_> = ready.into_iter().flat_map(|(_, tickets)| tickets).collect();
+        let is_ready = |settled: &mut Settled| settled.rank.is_none_or(|rank| rank <= executed);
+        let ready = self.reads.settled.extract_if(.., is_ready);
+        let tickets: Vec<_> = ready.flat_map(|settled| settled.tickets).collect();
         if !tickets.is_empty() {
             self.outputs.push(Output::Readable(tickets));
         }
@@ -182,6 +188,13 @@ impl Replica {
         {
             round.sent_us = now_us;
             self.ask_positions();
+        }
+        // A block that few have may be what is waited for, and a leader that shows it to no others keep it from committing.
+        // Work of this member's own, if only an empty batch, makes everybody expect another one.
+        let late_us = self.timeout_us() / 2;
+        let is_late = |settled: &Settled| settled.since_us + late_us <= now_us;
+        if self.origin.iter().next().is_none() && self.reads.settled.iter().any(is_late) {
+            self.on_submit(Vec::new());
         }
     }
 }

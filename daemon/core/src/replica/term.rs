@@ -502,6 +502,7 @@ impl Replica {
             return false;
         }
         self.term.new_term = Some(Arc::clone(new_term));
+        self.take_start();
         self.open_term(start);
         true
     }

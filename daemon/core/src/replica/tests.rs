@@ -6,6 +6,7 @@ mod conduct;
 mod evidence;
 mod fetching;
 mod liars;
+mod unanimity;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
