@@ -327,8 +327,7 @@ fn damage_met_by_execution_poisons_the_store() {
     let disk = Disk::default();
     let mut store = disk.open();
     store.execute(&[child(ROOT, &[put("a", "1")])]).unwrap();
-    store.sync().unwrap();
-    drop(store);
+    store.close().unwrap();
     let mut store = disk.open();
     let bucket = kv::bucket_of(&kv::key_hash(b"a")).to_be_bytes();
     overwrite(&mut store, Table::Buckets, &bucket, |stored| *stored.last_mut().unwrap() ^= 1);
