@@ -139,7 +139,9 @@ impl Shared {
         let frozen = self.read(|current| Arc::clone(&current.frozen));
         let transaction = begin(&self.database)?;
         let mut tables = Tables::open_for_writing(&transaction)?;
+        tables.begin_run(frozen.len()).map_err(StateError::storage)?;
         frozen.write_to(&mut tables).map_err(StateError::storage)?;
+        tables.merge().map_err(StateError::storage)?;
         drop(tables);
         transaction.commit().map_err(StateError::storage)?;
         let base = read_only(&self.database)?;
