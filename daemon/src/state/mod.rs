@@ -2,9 +2,11 @@
 //!
 //! - Executing changes memory only. What has changed is written to the file, in order, by a **checkpoint**: one
 //!   durable transaction, in two phases, because peers choose the contents. A random change costs a page of the
-//!   file, so many are gathered for one checkpoint; it is written beside execution, by a thread of its own.
+//!   file, so many are gathered for one checkpoint, and where there are many keys for several (`tables`); it is
+//!   written beside execution, by a thread of its own.
 //!   Checkpoints come after [`MAX_KEYS`] changed keys, [`MAX_BYTES`], [`MAX_BLOCKS`] or [`MAX_AGE`], at
 //!   [`StateStore::sync`] and at [`StateStore::close`]. Execution that is a whole checkpoint ahead waits for it.
+//! - The buckets of the digest are written by [`StateStore::close`] alone. Without it, opening makes them from the keys.
 //! - So the file always holds the state after some block, whole; after a crash the blocks since are executed again
 //!   from the log.
 //! - An error of the disk is returned once, and **poisons** the store: every later call, of readers too, fails. It

@@ -53,6 +53,9 @@ pub(super) struct Tables<T> {
 
 type Bytes = &'static [u8];
 
+/// A key → what is to be written, as in a run.
+type Part = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// The tables of a read transaction, which lives as long as they do.
 pub(super) type ReadOnlyTables = Tables<ReadOnlyTable<Bytes, Bytes>>;
 
@@ -162,8 +165,8 @@ impl<'t> Tables<redb::Table<'t, Bytes, Bytes>> {
     }
 
     /// What all runs have from a key on up to another one, which is returned.
-    fn gather(&self, first: &[u8]) -> Result<(BTreeMap<Vec<u8>, Vec<u8>>, Vec<u8>), StorageError> {
-        let mut merged = BTreeMap::new();
+    fn gather(&self, first: &[u8]) -> Result<(Part, Vec<u8>), StorageError> {
+        let mut merged = Part::new();
         let mut last: Option<Vec<u8>> = None;
         for number in &self.numbers {
             let (mut rows, mut bytes) = (0, 0);

@@ -480,7 +480,7 @@ fn verify_finds_contents_that_were_changed_behind_its_back() {
 #[test]
 #[ignore = "a measurement, not a test"]
 fn measure() {
-    const KEYS: u64 = 100_000;
+    const KEYS: u64 = 1_000_000;
     let directory = tempfile::tempdir_in(".").unwrap();
     let mut store = StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
     let mut random = 1_u64;
@@ -539,8 +539,14 @@ fn measure() {
     drop(reader);
     store.close().unwrap();
     let start = Instant::now();
-    StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
+    let mut store = StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
     println!("open: {:?}", start.elapsed());
+    store.execute(&[child(store.head().executed, &[put("a", "1")])]).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    let start = Instant::now();
+    StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
+    println!("open without a close before: {:?}", start.elapsed());
 }
 
 /// CPU time of this process (`self`) or thread (`thread-self`), in microseconds, to a hundredth of a second.
