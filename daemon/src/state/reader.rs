@@ -106,13 +106,24 @@ impl Shared {
 
     /// Sets all changes apart for a checkpoint. For the writer only, while no other checkpoint runs.
     pub(super) fn freeze(&self, machine: &mut StateMachine) -> Result<(), StateError> {
-        let ((), changes) = self.read(|current| current.change(|tables| machine.save(tables)))?;
+        let ((), changes) = self.read(|current| current.change(|tables| machine.save_recent(tables)))?;
+        self.set_apart(changes);
+        Ok(())
+    }
+
+    /// The same with a part of what saves the next start work; says whether that was the last one.
+    pub(super) fn freeze_part(&self, machine: &mut StateMachine) -> Result<bool, StateError> {
+        let (is_last, changes) = self.read(|current| current.change(|tables| machine.save_part(tables)))?;
+        self.set_apart(changes);
+        Ok(is_last)
+    }
+
+    fn set_apart(&self, last: Changes) {
         self.write(|current| {
             debug_assert_eq!(current.frozen.len(), 0);
-            current.changes.append(changes);
+            current.changes.append(last);
             current.frozen = Arc::new(std::mem::take(&mut current.changes));
         });
-        Ok(())
     }
 
     /// Writes what was set apart to the file. An error poisons the store.
@@ -128,7 +139,9 @@ impl Shared {
         let frozen = self.read(|current| Arc::clone(&current.frozen));
         let transaction = begin(&self.database)?;
         let mut tables = Tables::open_for_writing(&transaction)?;
+        tables.begin_run(frozen.len()).map_err(StateError::storage)?;
         frozen.write_to(&mut tables).map_err(StateError::storage)?;
+        tables.merge().map_err(StateError::storage)?;
         drop(tables);
         transaction.commit().map_err(StateError::storage)?;
         let base = read_only(&self.database)?;

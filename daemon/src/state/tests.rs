@@ -1,5 +1,6 @@
 use std::{
     io,
+    ops::Bound,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -170,6 +171,78 @@ fn a_tick_makes_a_checkpoint_when_it_is_time_and_there_is_something_to_write() {
     assert_eq!(disk.crashed().open().head(), store.head());
 }
 
+/// Checkpoints of all sizes with puts and deletes of few and of all keys, against a map; runs stay within their bounds.
+#[test]
+fn runs_hide_what_is_below_and_are_merged() {
+    let mut disk = Disk::default();
+    let mut database = Database::builder().create_with_backend(disk.clone()).unwrap();
+    let mut expected = std::collections::BTreeMap::new();
+    let mut random = 3_u64;
+    let mut next = move |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    let (mut most_runs, mut most_rows) = (0, 0);
+    for checkpoint in 0..600 {
+        let transaction = begin(&database).unwrap();
+        let mut tables = Tables::open_for_writing(&transaction).unwrap();
+        let of = if checkpoint % 7 == 0 { 20 } else { 2000 };
+        // For a while most keys are removed again.
+        let removed = if (300..400).contains(&checkpoint) { 9 } else { 2 };
+        let changes: std::collections::BTreeMap<_, _> = (0..next(60))
+            .map(|_| {
+                (
+                    format!("k{:05}", next(of)),
+                    (next(10) >= removed).then(|| vec![b'v'; next(90) as usize + 1]),
+                )
+            })
+            .collect();
+        tables.begin_run(changes.len()).unwrap();
+        for (key, value) in changes {
+            match value {
+                Some(value) => {
+                    tables.put(Table::Keys, key.as_bytes(), &value).unwrap();
+                    expected.insert(key, value);
+                }
+                None => {
+                    let is_there = tables.remove(Table::Keys, key.as_bytes()).unwrap();
+                    assert_eq!(is_there, expected.remove(&key).is_some());
+                }
+            }
+        }
+        tables.merge().unwrap();
+        let (keys, rows, runs) = tables.sizes();
+        assert!(runs <= 16 && rows <= keys.max(60), "{runs} runs of {rows} rows above {keys} keys");
+        (most_runs, most_rows) = (runs.max(most_runs), rows.max(most_rows));
+        drop(tables);
+        transaction.commit().unwrap();
+        if checkpoint % 50 == 0 {
+            drop(database);
+            disk = disk.crashed();
+            database = Database::builder().create_with_backend(disk.clone()).unwrap();
+        }
+        let tables =
+            Tables::open_for_reading(&redb::ReadableDatabase::begin_read(&database).unwrap()).unwrap();
+        let key = format!("k{:05}", next(of));
+        assert_eq!(
+            tables.read(Table::Keys, key.as_bytes(), <[u8]>::to_vec).unwrap(),
+            expected.get(&key).cloned()
+        );
+        for from in [Bound::Unbounded, Bound::Included(key.as_bytes()), Bound::Excluded(key.as_bytes())] {
+            let mut found = vec![];
+            let take = |key: &[u8], value: &[u8]| {
+                found.push((String::from_utf8(key.to_vec()).unwrap(), value.to_vec()));
+                std::ops::ControlFlow::Continue(())
+            };
+            tables.scan(Table::Keys, from, take).unwrap();
+            let from = from.map(|key| std::str::from_utf8(key).unwrap());
+            let wanted = expected.range::<str, _>((from, Bound::Unbounded));
+            assert!(found.iter().map(|(key, value)| (key, value)).eq(wanted), "checkpoint {checkpoint}");
+        }
+    }
+    assert!(most_runs > 10 && most_rows > 200, "{most_runs} runs, {most_rows} rows");
+}
+
 #[test]
 fn another_clusters_data_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
@@ -328,8 +401,7 @@ fn damage_met_by_execution_poisons_the_store() {
     let disk = Disk::default();
     let mut store = disk.open();
     store.execute(&[child(ROOT, &[put("a", "1")])]).unwrap();
-    store.sync().unwrap();
-    drop(store);
+    store.close().unwrap();
     let mut store = disk.open();
     let bucket = kv::bucket_of(&kv::key_hash(b"a")).to_be_bytes();
     overwrite(&mut store, Table::Buckets, &bucket, |stored| *stored.last_mut().unwrap() ^= 1);
@@ -409,7 +481,7 @@ fn verify_finds_contents_that_were_changed_behind_its_back() {
 #[test]
 #[ignore = "a measurement, not a test"]
 fn measure() {
-    const KEYS: u64 = 100_000;
+    const KEYS: u64 = 1_000_000;
     let directory = tempfile::tempdir_in(".").unwrap();
     let mut store = StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
     let mut random = 1_u64;
@@ -468,8 +540,14 @@ fn measure() {
     drop(reader);
     store.close().unwrap();
     let start = Instant::now();
-    StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
+    let mut store = StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
     println!("open: {:?}", start.elapsed());
+    store.execute(&[child(store.head().executed, &[put("a", "1")])]).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    let start = Instant::now();
+    StateStore::open(directory.path(), CLUSTER, ROOT).unwrap();
+    println!("open without a close before: {:?}", start.elapsed());
 }
 
 /// CPU time of this process (`self`) or thread (`thread-self`), in microseconds, to a hundredth of a second.

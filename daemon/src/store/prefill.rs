@@ -5,8 +5,13 @@
 //! ext4: 380 and 180 µs; it takes a third off the commit of a block of 100 puts). So ahead of the first write beyond
 //! what was written before, [`CHUNK`] bytes of zeros are written. What a reader sees is the same at any time, and so is
 //! what a crash may leave.
+//!
+//! After each such step redb writes a few pages at the very end first: a place is the smallest that fits, and the end is
+//! ragged. The step doubles the file, so zeros up to there would be gigabytes at once. A write far ahead is an
+//! **island**: it goes into the hole, and the zeros go around it when they come there.
 
 use std::{
+    collections::BTreeMap,
     io,
     ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -16,6 +21,10 @@ use redb::{BackendError, StorageBackend};
 
 /// How many bytes are filled at a time: a delay of about a millisecond, once in some hundred commits.
 const CHUNK: u64 = 1 << 20;
+/// A write so far beyond what is filled makes an island.
+const FAR: u64 = 16 * CHUNK;
+/// How many islands there are at most; with more, everything up to a write is filled.
+const MAX_ISLANDS: usize = 256;
 
 /// A file as described above.
 #[derive(Debug)]
@@ -24,12 +33,40 @@ pub(super) struct Prefilled<B> {
     extent: Mutex<Extent>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Extent {
     /// The file's length.
     length: u64,
-    /// From here on the file holds nothing but zeros, and may have holes.
+    /// From here on the file holds nothing but zeros and islands, and may have holes.
     filled: u64,
+    /// What was written beyond: where each begins and ends. They don't overlap.
+    islands: BTreeMap<u64, u64>,
+}
+
+impl Extent {
+    /// Notes a write far ahead.
+    fn add_island(&mut self, mut start: u64, mut end: u64) {
+        while let Some((before, until)) = self.islands.range(..=end).next_back()
+            && *until >= start
+        {
+            let (before, until) = (*before, *until);
+            self.islands.remove(&before);
+            (start, end) = (start.min(before), end.max(until));
+        }
+        self.islands.insert(start, end);
+    }
+
+    /// The next piece to fill, on the way to `next`, and where what is filled ends then.
+    fn gap(&mut self, next: u64) -> (u64, u64) {
+        match self.islands.first_key_value() {
+            Some((start, end)) if *start < next => {
+                let gap = (*start, *end);
+                self.islands.pop_first();
+                gap
+            }
+            _ => (next, next),
+        }
+    }
 }
 
 impl<B: StorageBackend> Prefilled<B> {
@@ -50,21 +87,27 @@ impl<B: StorageBackend> Prefilled<B> {
                 None => filled = start,
             }
         }
-        Ok(Self { file, extent: Mutex::new(Extent { length, filled }) })
+        Ok(Self { file, extent: Mutex::new(Extent { length, filled, islands: BTreeMap::new() }) })
     }
 
     fn extent(&self) -> MutexGuard<'_, Extent> {
         self.extent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fills the file as far as a write to `end` needs it.
-    fn fill(&self, end: u64) -> io::Result<()> {
+    /// Fills the file as far as a write needs it.
+    fn fill(&self, start: u64, end: u64) -> io::Result<()> {
         let mut extent = self.extent();
-        while extent.filled < end.min(extent.length) {
+        let end = end.min(extent.length);
+        if start >= extent.filled + FAR && extent.islands.len() < MAX_ISLANDS {
+            extent.add_island(start, end);
+            return Ok(());
+        }
+        while extent.filled < end {
             let next = (extent.filled + CHUNK).min(extent.length);
-            let zeros = vec![0; usize::try_from(next - extent.filled).expect("at most a chunk")];
+            let (until, filled) = extent.gap(next);
+            let zeros = vec![0; usize::try_from(until - extent.filled).expect("at most a chunk")];
             self.file.write(extent.filled, &zeros)?;
-            extent.filled = next;
+            extent.filled = filled;
         }
         Ok(())
     }
@@ -82,7 +125,10 @@ impl<B: StorageBackend> StorageBackend for Prefilled<B> {
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.file.set_len(length)?;
         let mut extent = self.extent();
-        *extent = Extent { length, filled: extent.filled.min(length) };
+        extent.length = length;
+        extent.filled = extent.filled.min(length);
+        extent.islands.retain(|start, _| *start < length);
+        extent.islands.values_mut().for_each(|end| *end = length.min(*end));
         Ok(())
     }
 
@@ -91,7 +137,7 @@ impl<B: StorageBackend> StorageBackend for Prefilled<B> {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.fill(offset + data.len() as u64)?;
+        self.fill(offset, offset + data.len() as u64)?;
         self.file.write(offset, data)
     }
 
@@ -164,6 +210,60 @@ mod tests {
             }
             assert_eq!(contents(&plain), contents(&filled), "step {at}");
         }
+    }
+
+    /// How far it is filled, and the number of islands.
+    fn sizes<B: StorageBackend>(file: &Prefilled<B>) -> (u64, usize) {
+        let extent = file.extent();
+        (extent.filled, extent.islands.len())
+    }
+
+    /// Writes ahead, before, into and over islands, and a file that is made shorter through one.
+    #[test]
+    fn islands_are_not_filled_over() {
+        let (plain, filled) = (InMemoryBackend::new(), Prefilled::new(InMemoryBackend::new()).unwrap());
+        let length = 40 * CHUNK;
+        let places = [
+            (length - 3, 3),
+            (length - 9000, 8000),
+            (length - 1000, 997),
+            (20 * CHUNK, 100),
+            (20 * CHUNK - 50, 100),
+            (20 * CHUNK + 70, 100),
+            (18 * CHUNK, 10),
+            (19 * CHUNK - 1, 2),
+            (5, 100),
+            (3 * CHUNK, 100),
+            (18 * CHUNK - 20, 10),
+            (20 * CHUNK - 60, 300),
+            (21 * CHUNK - 8, 20),
+            (30 * CHUNK, 1),
+            (length - 1, 1),
+        ];
+        for file in [&plain as &dyn StorageBackend, &filled] {
+            file.set_len(length).unwrap();
+        }
+        for (at, (place, size)) in places.into_iter().enumerate() {
+            for file in [&plain as &dyn StorageBackend, &filled] {
+                file.write(place, &vec![at as u8 + 1; size]).unwrap();
+            }
+            assert!(contents(&plain) == contents(&filled), "step {at}");
+            match at {
+                2 => assert_eq!(sizes(&filled), (0, 1)),
+                7 => assert_eq!(sizes(&filled), (0, 4)),
+                _ => {}
+            }
+        }
+        assert_eq!(sizes(&filled), (length, 0));
+        filled.set_len(80 * CHUNK).unwrap();
+        filled.write(70 * CHUNK - 5, &[1; 10]).unwrap();
+        filled.set_len(70 * CHUNK).unwrap();
+        assert_eq!(filled.extent().islands.last_key_value(), Some((&(70 * CHUNK - 5), &(70 * CHUNK))));
+        filled.write(69 * CHUNK, &[1]).unwrap();
+        filled.write(70 * CHUNK - 6, &[2]).unwrap();
+        let mut end = [0; 6];
+        filled.read(70 * CHUNK - 6, &mut end).unwrap();
+        assert_eq!(end, [2, 1, 1, 1, 1, 1]);
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! The buckets of the state digest, and in them all that a change needs to know of a key.
 //!
-//! Buckets that have been needed are held in memory, and changed there. One that is not held is read from
-//! [`Table::Buckets`], and must have the digest that the tree says. Those that changed are written later, in order, so
-//! until then the table is behind the state. The state machine records how far it has come, and makes the table anew
-//! from [`Table::Keys`] when it finds it behind after a start.
+//! Buckets that have been needed are held in memory, and changed there; those of a million keys fit. Where there are
+//! more, some are written to [`Table::Buckets`] and forgotten. One that is not held is read from there, and must have
+//! the digest that the tree says. Else they are written once, when the store is closed: a changed key costs a whole
+//! bucket there. Until then the table is behind the state. The state machine records how far it has come, and makes
+//! the buckets anew from [`Table::Keys`] when it finds the table behind after a start.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use super::{
     Error, ReadTables, Table, WriteTables,
-    digest::{Tree, bucket_digest, bucket_of},
+    digest::{Tree, bucket_digest, bucket_of, gather},
     entry::Numbers,
 };
 use crate::crypto::Digest;
@@ -20,9 +21,13 @@ const ITEM: usize = HASH + NUMBERS + 32;
 const HASH: usize = 30;
 /// Bytes of an item's numbers: three of 64 bits, little-endian.
 const NUMBERS: usize = 3 * 8;
-/// What is held before it is written and forgotten: so many items and buckets, some 16 MiB, and at most one bucket
-/// more.
-const MAX_HELD: usize = 3 << 16;
+/// What is held before some of it is written and forgotten: so many items and buckets, some 96 MiB, and at most one
+/// bucket more. A million keys fit.
+const MAX_HELD: usize = if cfg!(test) { 3 << 16 } else { 17 << 16 };
+/// How many bucket numbers are gone through at once when there is no room.
+const FORGET: u16 = 4096;
+/// After how many items a part of what is unwritten ends.
+const PART: usize = 1 << 16;
 
 /// The items of one bucket, in the order of their key hashes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,7 +104,19 @@ fn suffix(key_hash: &Digest) -> &[u8] {
 struct Held {
     bucket: Bucket,
     /// Whether it differs from the table.
-    unwritten: bool,
+    is_unwritten: bool,
+}
+
+impl Held {
+    fn write<T: WriteTables>(&mut self, tables: &mut T, number: u16) -> Result<(), T::Error> {
+        if self.bucket.items.is_empty() {
+            tables.remove(Table::Buckets, &number.to_be_bytes())?;
+        } else {
+            tables.put(Table::Buckets, &number.to_be_bytes(), self.bucket.packed())?;
+        }
+        self.is_unwritten = false;
+        Ok(())
+    }
 }
 
 /// The buckets in memory and the tree above all.
@@ -108,16 +125,36 @@ pub(super) struct Buckets {
     tree: Tree,
     /// Bounded by [`MAX_HELD`], then written and forgotten.
     held: BTreeMap<u16, Held>,
-    /// How many buckets these are and how many items they held at most.
+    /// How many buckets and items these are.
     size: usize,
+    /// The number from which on buckets are forgotten next.
+    next: u16,
     /// Those of them whose digests the tree doesn't have yet.
     unhashed: BTreeSet<u16>,
 }
 
 impl Buckets {
-    /// The state of a tree.
+    /// The state of a tree, which is the table's.
     pub(super) fn new(tree: Tree) -> Self {
         Self { tree, ..Self::default() }
+    }
+
+    /// Makes all buckets from [`Table::Keys`], whatever the table of buckets holds.
+    pub(super) fn rebuild<T: WriteTables>(tables: &mut T) -> Result<Self, Error<T::Error>> {
+        let mut gathered = gather(tables)?;
+        let mut buckets = Self::default();
+        for number in 0..=u16::MAX {
+            match gathered.remove(&number) {
+                None => drop(tables.remove(Table::Buckets, &number.to_be_bytes())?),
+                Some(bucket) => {
+                    buckets.size += 1 + bucket.items.len();
+                    buckets.held.insert(number, Held { bucket, is_unwritten: true });
+                    buckets.unhashed.insert(number);
+                    buckets.make_room(tables)?;
+                }
+            }
+        }
+        Ok(buckets)
     }
 
     /// The place of a key.
@@ -126,18 +163,14 @@ impl Buckets {
         tables: &mut T,
         key_hash: &'a Digest,
     ) -> Result<Place<'a>, Error<T::Error>> {
-        if self.size >= MAX_HELD {
-            self.write(tables)?;
-            self.held.clear();
-            self.size = 0;
-        }
+        self.make_room(tables)?;
         let number = bucket_of(key_hash);
         let held = match self.held.entry(number) {
             btree_map::Entry::Occupied(held) => held.into_mut(),
             btree_map::Entry::Vacant(place) => {
                 let bucket = load(tables, &self.tree, number)?;
                 self.size += 1 + bucket.items.len();
-                place.insert(Held { bucket, unwritten: false })
+                place.insert(Held { bucket, is_unwritten: false })
             }
         };
         let at = held.bucket.find(key_hash);
@@ -150,16 +183,35 @@ impl Buckets {
         self.tree.state(revision)
     }
 
-    /// Writes the changed buckets to the table.
-    pub(super) fn write<T: WriteTables>(&mut self, tables: &mut T) -> Result<(), Error<T::Error>> {
-        self.hash();
-        for (number, held) in self.held.iter_mut().filter(|(_, held)| held.unwritten) {
-            if held.bucket.items.is_empty() {
-                tables.remove(Table::Buckets, &number.to_be_bytes())?;
-            } else {
-                tables.put(Table::Buckets, &number.to_be_bytes(), held.bucket.packed())?;
+    /// Writes a part of the changed buckets to the table, and says whether it was the last one.
+    pub(super) fn write_part<T: WriteTables>(&mut self, tables: &mut T) -> Result<bool, Error<T::Error>> {
+        let mut items = 0;
+        for (number, held) in self.held.iter_mut().filter(|(_, held)| held.is_unwritten) {
+            if items >= PART {
+                return Ok(false);
             }
-            held.unwritten = false;
+            items += 1 + held.bucket.items.len();
+            held.write(tables, *number)?;
+        }
+        Ok(true)
+    }
+
+    /// Forgets buckets while there are too many.
+    fn make_room<T: WriteTables>(&mut self, tables: &mut T) -> Result<(), Error<T::Error>> {
+        if self.size >= MAX_HELD {
+            self.hash();
+        }
+        while self.size >= MAX_HELD {
+            let last = self.next.saturating_add(FORGET - 1);
+            let numbers: Vec<_> = self.held.range(self.next..=last).map(|(number, _)| *number).collect();
+            for number in numbers {
+                let Some(mut held) = self.held.remove(&number) else { continue };
+                self.size -= 1 + held.bucket.items.len();
+                if held.is_unwritten {
+                    held.write(tables, number)?;
+                }
+            }
+            self.next = last.wrapping_add(1);
         }
         Ok(())
     }
@@ -210,12 +262,13 @@ impl Place<'_> {
     pub(super) fn remove(self) {
         if let Ok(at) = self.at {
             self.held.bucket.items.remove(at);
+            *self.size -= 1;
             self.changed();
         }
     }
 
     fn changed(self) {
-        self.held.unwritten = true;
+        self.held.is_unwritten = true;
         self.unhashed.insert(bucket_of(self.key_hash));
     }
 }

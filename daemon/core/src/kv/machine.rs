@@ -8,9 +8,9 @@
 //!
 //! - [`StateMachine::execute`] changes the keys and the record of what has been executed. The transaction that holds
 //!   one holds the other, or a block would be executed twice after a crash.
-//! - [`StateMachine::save`] writes what can also be made anew, the buckets of digests, and the recent states. It
-//!   belongs into every transaction that is made durable. Where it is missing, the next start makes the buckets from
-//!   the keys.
+//! - [`StateMachine::save_recent`] writes the recent states. It belongs into every transaction that is made durable.
+//! - [`StateMachine::save`] also writes what can be made anew, the buckets of digests. It belongs before a stop. Where
+//!   it is missing, the next start makes the buckets from the keys.
 
 use std::{
     collections::VecDeque,
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Expect, Operation, Outcome, ReadTables, Table, WriteTables,
     buckets::{Bucket, Buckets},
-    digest::{Tree, bucket_digest, empty_state, entry_digest, gather, key_hash},
+    digest::{Tree, bucket_digest, empty_state, entry_digest, key_hash},
     entry::Stored,
 };
 use crate::{
@@ -124,12 +124,11 @@ impl StateMachine {
             .read(Table::Meta, SAVED, |bytes| bytes.try_into().map(u64::from_le_bytes).ok())?
             .map(|saved| saved.ok_or(Error::Damaged("the record of the last save")))
             .transpose()?;
-        let tree = if saved.map_or(head == empty, |saved| saved == head.executed.index.0) {
-            read_buckets(tables)?
+        let mut buckets = if saved.map_or(head == empty, |saved| saved == head.executed.index.0) {
+            Buckets::new(read_buckets(tables)?)
         } else {
-            rebuild_buckets(tables)?
+            Buckets::rebuild(tables)?
         };
-        let mut buckets = Buckets::new(tree);
         if buckets.state(head.revision) != head.state {
             return Err(Error::Damaged("the digest of the state"));
         }
@@ -174,12 +173,11 @@ impl StateMachine {
         Ok(outcomes)
     }
 
-    /// Writes what [`StateMachine::execute`] keeps in memory.
+    /// Writes what [`StateMachine::execute`] keeps in memory and nothing else holds: the recent states.
     ///
     /// # Errors
     /// The store's.
-    pub fn save<T: WriteTables>(&mut self, tables: &mut T) -> Result<(), Error<T::Error>> {
-        self.buckets.write(tables)?;
+    pub fn save_recent<T: WriteTables>(&mut self, tables: &mut T) -> Result<(), Error<T::Error>> {
         let saved = self.recent.len() - self.unsaved;
         for (index, state) in self.recent.iter().skip(saved) {
             let slot = u16::try_from(index.0 % REMEMBERED_STATES as u64).unwrap_or_default();
@@ -190,7 +188,30 @@ impl StateMachine {
             tables.put(Table::Meta, &key, &value)?;
         }
         self.unsaved = 0;
-        tables.put(Table::Meta, SAVED, &self.head.executed.index.0.to_le_bytes())?;
+        Ok(())
+    }
+
+    /// Writes all that [`StateMachine::execute`] keeps in memory, so that the next start reads the buckets of digests
+    /// instead of making them anew. They may be many: this writes a part of some 6 MB, and says whether it was the last
+    /// one.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn save_part<T: WriteTables>(&mut self, tables: &mut T) -> Result<bool, Error<T::Error>> {
+        self.save_recent(tables)?;
+        let is_last = self.buckets.write_part(tables)?;
+        if is_last {
+            tables.put(Table::Meta, SAVED, &self.head.executed.index.0.to_le_bytes())?;
+        }
+        Ok(is_last)
+    }
+
+    /// All parts of [`StateMachine::save_part`] at once.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn save<T: WriteTables>(&mut self, tables: &mut T) -> Result<(), Error<T::Error>> {
+        while !self.save_part(tables)? {}
         Ok(())
     }
 
@@ -364,26 +385,6 @@ fn read_buckets<T: ReadTables>(tables: &T) -> Result<Tree, Error<T::Error>> {
     })?;
     if damaged {
         return Err(Error::Damaged("a bucket of digests"));
-    }
-    let mut tree = Tree::default();
-    tree.update(&changes);
-    Ok(tree)
-}
-
-/// Makes the table of buckets from the keys, and the tree above it.
-fn rebuild_buckets<T: WriteTables>(tables: &mut T) -> Result<Tree, Error<T::Error>> {
-    let buckets = gather(tables)?;
-    let mut changes = Vec::new();
-    for number in 0..=u16::MAX {
-        match buckets.get(&number) {
-            None => {
-                tables.remove(Table::Buckets, &number.to_be_bytes())?;
-            }
-            Some(bucket) => {
-                tables.put(Table::Buckets, &number.to_be_bytes(), bucket.packed())?;
-                changes.push((number, bucket_digest(bucket.packed())));
-            }
-        }
     }
     let mut tree = Tree::default();
     tree.update(&changes);
