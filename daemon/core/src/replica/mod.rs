@@ -33,7 +33,7 @@
 //!
 //! # Reading on
 //!
-//! `conduct.rs` counts a leader's lapses, `evidence.rs` compares what members sign, `safety.rs` holds every promise that safety rests on, `tree.rs` the uncommitted blocks, `batches.rs` requests on
+//! `conduct.rs` counts a leader's lapses, `evidence.rs` compares what members sign, `safety.rs` holds every promise that safety rests on, `tree.rs` the uncommitted blocks, `batches.rs` and `requests.rs` requests on
 //! their way into a block, `votes.rs` the only counting, `invariants.rs` what holds after every step.
 
 mod batches;
@@ -45,6 +45,7 @@ mod invariants;
 mod io;
 mod normal;
 mod reads;
+mod requests;
 mod safety;
 mod term;
 mod tree;
