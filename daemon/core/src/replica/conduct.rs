@@ -9,6 +9,8 @@
 //! - a **missing certificate**: an Append says that a block is committed, and when the next one comes no Prepare certificate of
 //!   that block or a later one has come, alone or with an Append. (A leader sends it before anybody can vote Commit. It takes
 //!   another way than Appends, so it gets the time of a whole block more. What a heartbeat repeats does not count.)
+//! - a **late batch** of this member's: committed only after [`LATE`] times what was usual, and a heartbeat's time. What was on its way
+//!   when the last late one came is late for the same reason.
 //! - a **corrupt message**: one that the verifier refuses, or that no correct member sends ([`Ignore::is_lie`]).
 //!
 //! Each lapse fills a leaky bucket by [`LAPSE_MERITS`]; each *merit*, a committed block or a heartbeat, takes 1 away. Above
@@ -20,8 +22,8 @@
 //! leader for lapses are counted: f may have been liars', with each one more the limit doubles. The count falls by one after
 //! [`FORGIVING_MERITS`] merits without a lapse.
 //!
-//! Deviation from Aardvark: no throughput is expected of a leader. What clients ask for varies, and so do disks; a gap has
-//! no other reason than its sender or its connection.
+//! Deviation from Aardvark: no throughput is expected of a leader, as what clients ask for varies. What is usual is learned over all
+//! terms, and slowly where it gets worse.
 
 use super::{Replica, normal::Ignore};
 use crate::{
@@ -32,6 +34,10 @@ use crate::{
     message::{Append, Heartbeat},
 };
 
+/// How many times the usual time makes a batch late.
+const LATE: u64 = 16;
+/// What is usual moves by this part of the difference.
+const SMOOTHING: u64 = 16;
 /// For how many time-outs without a lapse a suspicion stands at most.
 const STANDS_TIMEOUTS: u64 = 2;
 
@@ -46,6 +52,10 @@ pub(super) struct Conduct {
     shown: Shown,
     /// How many terms ended so, less those that are forgiven.
     left: u32,
+    /// How long this member's batches take to be committed, over all terms.
+    usual_us: Option<u64>,
+    /// When the last late one came.
+    late_us: u64,
     /// How many merits came since the last lapse, or since one was forgiven.
     flawless: u64,
 }
@@ -94,6 +104,19 @@ impl Conduct {
         self.is_suspect &= self.bucket > self.limit() / 2;
     }
 
+    /// An own batch that was sent at a time is committed. Answers whether it is late.
+    fn is_late(&mut self, since_us: u64, now_us: u64, least_us: u64) -> bool {
+        let took_us = now_us.saturating_sub(since_us);
+        let usual_us = *self.usual_us.get_or_insert(took_us);
+        let is_late = took_us > usual_us.saturating_mul(LATE).max(least_us) && since_us >= self.late_us;
+        let took_us = took_us.min(2 * usual_us.max(1));
+        self.usual_us = Some((usual_us * (SMOOTHING - 1) + took_us).div_ceil(SMOOTHING));
+        if is_late {
+            self.late_us = now_us;
+        }
+        is_late
+    }
+
     /// Time has passed, and so many others suspect the leader now.
     pub fn tick(&mut self, now_us: u64, timing: &Timing, others: usize) {
         self.is_suspect |= others > self.f as usize && self.bucket > self.limit() / 2;
@@ -112,7 +135,8 @@ impl Conduct {
     pub fn enter_term(&mut self) {
         let most = self.f.saturating_add(MAX_DOUBLINGS);
         let left = (self.left + u32::from(self.is_suspect)).min(most);
-        *self = Self { f: self.f, left, flawless: self.flawless, ..Self::default() };
+        let (f, flawless, usual_us) = (self.f, self.flawless, self.usual_us);
+        *self = Self { f, left, flawless, usual_us, ..Self::default() };
     }
 
     /// Whether what is kept is within its bounds.
@@ -182,6 +206,14 @@ impl Replica {
         if self.is_other_leader(from) && is_prepared && block.term == self.safety.term() {
             let shown = &mut self.conduct.shown;
             shown.prepared = shown.prepared.max(block.index);
+        }
+    }
+
+    /// This member's oldest batch that is on its way is committed, sent at a time in this term.
+    pub(super) fn watch_own(&mut self, since_us: u64) {
+        let least_us = self.setup.timing.heartbeat_us;
+        if self.conduct.is_late(since_us, self.now.monotonic_us, least_us) {
+            self.note_lapses(self.leader(), 1);
         }
     }
 

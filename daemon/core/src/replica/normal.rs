@@ -698,7 +698,13 @@ impl Replica {
         let marks = self.tree.committed_marks().clone();
         self.pool.forget_through(&marks);
         self.expected.forget_through(&marks);
+        let own = self.origin.iter().take_while(|own| own.batch.mark() <= marks.get(self.me()));
+        let entered_us = self.term.entered_us();
+        let oldest_us = own.map(|own| own.since_us).find(|since_us| *since_us >= entered_us);
         self.origin.forget_through(marks.get(self.me()));
+        if let Some(since_us) = oldest_us {
+            self.watch_own(since_us);
+        }
         self.fetcher.forget_through(committed);
         self.watch.forget_through(committed);
         self.term.unanimity.forget_through(committed);

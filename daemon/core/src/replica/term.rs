@@ -129,6 +129,11 @@ impl TermState {
         }
     }
 
+    /// When the term was entered.
+    pub fn entered_us(&self) -> u64 {
+        self.entered_us
+    }
+
     /// The number of the record that this member has entered the term.
     pub fn entered_record(&self) -> u64 {
         self.entered_record

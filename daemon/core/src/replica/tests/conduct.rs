@@ -130,3 +130,35 @@ fn one_bad_connection_moves_nobody() {
     cluster.run(2_000);
     assert_eq!(cluster.status(4).suspecting, None, "it was made good");
 }
+
+#[test]
+fn a_leader_that_gets_slow_is_left_although_it_is_in_time() {
+    let mut cluster = Cluster::new(4);
+    cluster.load(5_000, |_| false);
+    assert_eq!(cluster.status(2).term, Term(0));
+    // What the leader says comes late by 200 ms, and the time-out is 600.
+    let mut late: VecDeque<(u64, u8, Message)> = VecDeque::new();
+    for _ in 0..20_000 / TICK_MS {
+        let now_us = cluster.now.monotonic_us;
+        while let Some((_, to, message)) = late.pop_front_if(|(due_us, ..)| *due_us <= now_us) {
+            cluster.hear(1, to, message);
+        }
+        for n in 1..=4 {
+            if cluster.nodes[&id(n)].replica.as_ref().unwrap().may_submit() {
+                cluster.submit(n, "x");
+            }
+        }
+        cluster.tick();
+        cluster.settle_through(|from, to, message| {
+            if from != 1 {
+                return Some(message);
+            }
+            late.push_back((now_us + 200_000, to, message));
+            None
+        });
+        if cluster.status(2).term > Term(0) {
+            return;
+        }
+    }
+    panic!("{:?} {:?}", cluster.status(2), cluster.buckets());
+}
