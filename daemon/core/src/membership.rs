@@ -205,6 +205,12 @@ impl Membership {
         self.protocol.row().faults.quorum(self.n())
     }
 
+    /// The block that so many of some members name that all correct ones of them may. Of a quorum's names there is at most one.
+    pub fn named_by_correct(&self, named: &[Option<BlockRef>]) -> Option<BlockRef> {
+        let count = |block| named.iter().filter(|name| **name == Some(block)).count();
+        named.iter().flatten().copied().find(|block| count(*block) + self.f() >= named.len())
+    }
+
     /// The member with this id.
     pub fn get(&self, id: MemberId) -> Option<&Member> {
         let at = self.members.binary_search_by_key(&id, |member| member.id).ok()?;

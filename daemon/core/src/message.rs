@@ -125,17 +125,19 @@ pub struct NewTerm {
 }
 
 impl NewTerm {
-    /// Where the term starts: on the highest position, or on a sole block above it that so many report that all correct ones
-    /// of them may have voted for it. For then it may be final, and nobody here know.
+    /// Where the term starts: on a [sole block](Self::sole_start) or on the highest position.
     pub fn start(&self, members: &Membership) -> BlockRef {
         let position = self.position.as_ref().map(|certificate| certificate.block());
+        self.sole_start(members).or(position).unwrap_or(members.root())
+    }
+
+    /// The sole block above the highest position that all correct ones of the members may have voted for: it may be final, and
+    /// nobody here know.
+    pub fn sole_start(&self, members: &Membership) -> Option<BlockRef> {
         let place = |block: BlockRef| (block.term, block.index);
-        let may_be_final = |sole: &BlockRef| {
-            let supporters = self.votes.iter().filter(|vote| vote.sole == Some(*sole)).count();
-            supporters + members.f() >= self.votes.len() && Some(place(*sole)) > position.map(place)
-        };
-        let sole = self.votes.iter().filter_map(|vote| vote.sole).find(may_be_final);
-        sole.or(position).unwrap_or(members.root())
+        let position = self.position.as_ref().map(|certificate| place(certificate.block()));
+        let named: Vec<_> = self.votes.iter().map(|vote| vote.sole).collect();
+        members.named_by_correct(&named).filter(|sole| Some(place(*sole)) > position)
     }
 }
 

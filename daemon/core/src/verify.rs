@@ -293,10 +293,7 @@ impl Verifier {
         if highest != new_term.position.as_ref().map(|certificate| certificate.rank()) {
             return Err(Misbehavior::UnjustifiedPosition);
         }
-        let start = new_term.start(&self.members);
-        let is_certified = start == self.members.root()
-            || new_term.position.as_ref().is_some_and(|certificate| certificate.block() == start);
-        self.check_sole((!is_certified).then_some(start), new_term.sole.as_deref())?;
+        self.check_sole(new_term.sole_start(&self.members), new_term.sole.as_deref())?;
         for vote in &new_term.votes {
             self.check_term_vote(vote, new_term.term)?;
         }

@@ -86,7 +86,6 @@ impl Forget {
         chosen.extend(votes.into_iter().take(self.liar.members.quorum() - 1));
         let position = chosen.iter().max_by_key(|enter| enter.vote.rank())?.position.clone();
         chosen.sort_by_key(|enter| enter.vote.signer);
-        let is_certified = position.as_ref().map(|at| at.block());
         let mut lower = NewTerm {
             epoch: honest.epoch,
             term: honest.term,
@@ -95,9 +94,9 @@ impl Forget {
             sole: None,
         };
         let starts = (honest.start(&self.liar.members), lower.start(&self.liar.members));
-        if is_certified != Some(starts.1) {
+        if let Some(start) = lower.sole_start(&self.liar.members) {
             let mut soles = chosen.iter().filter_map(|enter| enter.sole.as_ref());
-            lower.sole = soles.find(|block| block.reference() == starts.1).cloned();
+            lower.sole = soles.find(|block| block.reference() == start).cloned();
         }
         if starts.0 != starts.1 && self.starts.len() < REMEMBERED {
             self.starts.insert(honest.term, starts);

@@ -132,7 +132,8 @@ impl Replica {
         let Some(round) = self.reads.round.take() else { return };
         let positions = round.answers.values().filter_map(|(position, _)| position.as_ref());
         let highest = positions.max_by_key(|certificate| certificate.rank()).cloned();
-        let sole = self.voted_by_all_correct(&round.answers);
+        let named: Vec<_> = round.answers.values().map(|(_, sole)| *sole).collect();
+        let sole = self.members().named_by_correct(&named);
         if let Some(certificate) = &highest
             && certificate.block().index > self.tree.committed()
             && !certificate.is_commit()
@@ -153,19 +154,6 @@ impl Replica {
         self.reads.settled.push(Settled { rank, tickets: round.tickets, since_us });
         self.release_reads();
         self.begin_round();
-    }
-
-    /// A sole block that so many report that all correct ones of them may have voted for it: it may be final. If several are,
-    /// the highest.
-    fn voted_by_all_correct(
-        &self,
-        answers: &BTreeMap<MemberId, (Option<Arc<Certificate>>, Option<BlockRef>)>,
-    ) -> Option<BlockRef> {
-        let supporters = |sole: &BlockRef| answers.values().filter(|(_, it)| *it == Some(*sole)).count();
-        let soles = answers.values().filter_map(|(_, sole)| *sole);
-        soles
-            .filter(|sole| supporters(sole) + self.members().f() >= answers.len())
-            .max_by_key(|sole| (sole.term, sole.index))
     }
 
     /// Answers the reads whose position is executed, or overtaken by a block of a later term that is.

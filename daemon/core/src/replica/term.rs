@@ -209,7 +209,7 @@ impl Replica {
                 return Some("its clock lags far behind");
             }
             if self.conduct.is_suspect() {
-                return Some("it loses or spoils much of what it sends");
+                return Some("it loses, spoils or delays much of what it sends");
             }
         }
         if !self.has_committed_first() && is_overdue(self.term.entered_us) {
@@ -452,9 +452,7 @@ impl Replica {
             position: highest.and_then(|enter| enter.position.clone()),
             sole: None,
         };
-        let start = new_term.start(&self.setup.members);
-        let is_certified = new_term.position.as_ref().is_some_and(|certificate| certificate.block() == start);
-        if start != self.members().root() && !is_certified {
+        if let Some(start) = new_term.sole_start(&self.setup.members) {
             let mut soles = chosen.iter().filter_map(|enter| enter.sole.as_ref());
             new_term.sole = soles.find(|block| block.reference() == start).cloned();
             if !new_term.sole.as_ref().is_some_and(|sole| self.take_sole(sole)) {
