@@ -18,6 +18,10 @@ use tokio::{
 };
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
+/// Blocks are decoded on one thread and dropped on others: this allocator minds that less than the C library's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The exit code for a configuration that can't be used; systemd does not restart after it.
 const BAD_CONFIGURATION: u8 = 78;
 

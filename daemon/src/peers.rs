@@ -1,7 +1,7 @@
 //! What this daemon knows of its peers beside consensus: what they say of themselves, and how well their messages
 //! stand up to verification.
 //!
-//! A frame between daemons is a consensus message or a [`Progress`]: each daemon tells the others twice a second how far it
+//! A frame between daemons is a consensus message or a [`Progress`]: each daemon tells the others about once a second how far it
 //! is. That serves `status` and the question whether a quorum is reachable, never consensus.
 
 use std::{
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How often a daemon tells its peers how far it is.
-pub const TELL_EVERY: Duration = Duration::from_millis(500);
+pub const TELL_EVERY: Duration = Duration::from_millis(800);
 /// A peer that was not heard of for so long counts as unreachable.
 pub const UNREACHABLE_AFTER: Duration = Duration::from_millis(1_800);
 /// How often it is seen to whether a peer that is waited for has gone.

@@ -80,14 +80,14 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            tick_us: 50_000,
+            tick_us: 100_000,
             heartbeat_us: 100_000,
             timeout_us: 600_000,
             max_timeout_us: 20_000_000,
             resend_us: 200_000,
             max_ahead_ms: 2_000,
             max_behind_ms: 10_000,
-            worth_a_block: 64 << 10,
+            worth_a_block: 256 << 10,
         }
     }
 }

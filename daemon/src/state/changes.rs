@@ -10,7 +10,33 @@ use bftd_core::kv::{ReadTables, Table, WriteTables};
 use bytes::Bytes;
 
 /// What keys have been set to, or that they were removed.
-type Changed = BTreeMap<Bytes, Option<Bytes>>;
+type Changed = BTreeMap<Key, Option<Bytes>>;
+
+/// A key whose first bytes are at hand: comparing two seldom has to look at the others, which are elsewhere in memory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    /// The first 16 bytes, filled up with zeros, as a big-endian number. Where two differ, the keys do, in the same order.
+    first: u128,
+    bytes: Bytes,
+}
+
+impl From<Bytes> for Key {
+    fn from(bytes: Bytes) -> Self {
+        let first = bytes.first_chunk().copied().unwrap_or_else(|| {
+            let mut filled = [0; 16];
+            filled.iter_mut().zip(&bytes).for_each(|(to, from)| *to = *from);
+            filled
+        });
+        Self { first: u128::from_be_bytes(first), bytes }
+    }
+}
+
+/// The order of keys is that of their bytes.
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 /// Changes to tables, in order. Bounded by whoever gathers them, by [`Changes::len`] and [`Changes::bytes`].
 #[derive(Clone, Debug, Default)]
@@ -53,8 +79,8 @@ impl Changes {
         for table in [Table::Keys, Table::Buckets, Table::Meta] {
             for (key, value) in self.table(table) {
                 match value {
-                    Some(value) => tables.put(table, key, value)?,
-                    None => drop(tables.remove(table, key)?),
+                    Some(value) => tables.put(table, &key.bytes, value)?,
+                    None => drop(tables.remove(table, &key.bytes)?),
                 }
             }
         }
@@ -63,15 +89,16 @@ impl Changes {
 
     /// Copies the change of one key of the store to `to`.
     pub(super) fn copy_key(&self, key: &Bytes, to: &mut Self) {
-        if let Some(change) = self.keys.get(key) {
-            to.keys.insert(key.clone(), change.clone());
+        let key = Key::from(key.clone());
+        if let Some(change) = self.keys.get(&key) {
+            to.keys.insert(key, change.clone());
         }
     }
 
     /// Copies the changes of keys of the store that begin with a prefix to `to`.
     pub(super) fn copy_prefix(&self, prefix: &Bytes, to: &mut Self) {
-        let from = (Bound::Included(prefix), Bound::Unbounded);
-        let range = self.keys.range::<Bytes, _>(from).take_while(|(key, _)| key.starts_with(prefix));
+        let range = self.keys.range(Key::from(prefix.clone())..);
+        let range = range.take_while(|(key, _)| key.bytes.starts_with(prefix));
         to.keys.extend(range.map(|(key, change)| (key.clone(), change.clone())));
     }
 
@@ -85,7 +112,7 @@ impl Changes {
 
     fn set(&mut self, table: Table, key: &[u8], change: Option<&[u8]>) {
         self.bytes += key.len() + change.map_or(0, <[u8]>::len);
-        let (key, change) = (Bytes::copy_from_slice(key), change.map(Bytes::copy_from_slice));
+        let (key, change) = (Bytes::copy_from_slice(key).into(), change.map(Bytes::copy_from_slice));
         let table = match table {
             Table::Keys => &mut self.keys,
             Table::Buckets => &mut self.buckets,
@@ -96,8 +123,8 @@ impl Changes {
 }
 
 /// Sets a change, and returns how many bytes of an earlier one it replaces.
-fn insert(table: &mut Changed, key: Bytes, change: Option<Bytes>) -> usize {
-    let length = key.len();
+fn insert(table: &mut Changed, key: Key, change: Option<Bytes>) -> usize {
+    let length = key.bytes.len();
     table.insert(key, change).map_or(0, |replaced| length + replaced.map_or(0, |value| value.len()))
 }
 
@@ -128,13 +155,13 @@ impl<B: ReadTables, C: Borrow<Changes>> ReadTables for Layered<B, C> {
         let mut changes = changes.peekable();
         let mut flow = ControlFlow::Continue(());
         self.base.scan(table, from, |key, value| {
-            while let Some((changed, change)) = changes.next_if(|(changed, _)| changed.as_ref() < key) {
+            while let Some((changed, change)) = changes.next_if(|(changed, _)| changed.bytes < key) {
                 if let Some(value) = change {
-                    flow = f(changed, value);
+                    flow = f(&changed.bytes, value);
                     flow?;
                 }
             }
-            flow = match changes.next_if(|(changed, _)| changed.as_ref() == key) {
+            flow = match changes.next_if(|(changed, _)| changed.bytes == key) {
                 None => f(key, value),
                 Some((_, Some(value))) => f(key, value),
                 Some((_, None)) => ControlFlow::Continue(()),
@@ -144,7 +171,7 @@ impl<B: ReadTables, C: Borrow<Changes>> ReadTables for Layered<B, C> {
         if flow.is_continue() {
             for (key, change) in changes {
                 if let Some(value) = change
-                    && f(key, value).is_break()
+                    && f(&key.bytes, value).is_break()
                 {
                     break;
                 }

@@ -6,7 +6,7 @@
 //! bucket there. Until then the table is behind the state. The state machine records how far it has come, and makes
 //! the buckets anew from [`Table::Keys`] when it finds the table behind after a start.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::collections::BTreeMap;
 
 use super::{
     Error, ReadTables, Table, WriteTables,
@@ -24,8 +24,6 @@ const NUMBERS: usize = 3 * 8;
 /// What is held before some of it is written and forgotten: so many items and buckets, some 96 MiB, and at most one
 /// bucket more. A million keys fit.
 const MAX_HELD: usize = if cfg!(test) { 3 << 16 } else { 17 << 16 };
-/// How many bucket numbers are gone through at once when there is no room.
-const FORGET: u16 = 4096;
 /// After how many items a part of what is unwritten ends.
 const PART: usize = 1 << 16;
 
@@ -105,9 +103,26 @@ struct Held {
     bucket: Bucket,
     /// Whether it differs from the table.
     is_unwritten: bool,
+    /// Whether the tree doesn't have its digest yet.
+    is_unhashed: bool,
 }
 
 impl Held {
+    /// A bucket as it is in the table.
+    fn read(bucket: Bucket) -> Self {
+        Self { bucket, is_unwritten: false, is_unhashed: false }
+    }
+
+    /// A bucket that neither the table nor the tree has.
+    fn made(bucket: Bucket) -> Self {
+        Self { bucket, is_unwritten: true, is_unhashed: true }
+    }
+
+    /// What it counts for in [`MAX_HELD`].
+    fn size(&self) -> usize {
+        1 + self.bucket.items.len()
+    }
+
     fn write<T: WriteTables>(&mut self, tables: &mut T, number: u16) -> Result<(), T::Error> {
         if self.bucket.items.is_empty() {
             tables.remove(Table::Buckets, &number.to_be_bytes())?;
@@ -119,18 +134,37 @@ impl Held {
     }
 }
 
+/// Buckets by number, in pages of 256 with a place for each: to find one costs the same whatever is held.
+#[derive(Clone, Debug, Default)]
+struct Pages(BTreeMap<u8, Vec<Option<Held>>>);
+
+impl Pages {
+    fn place(&mut self, number: u16) -> &mut Option<Held> {
+        let [page, place] = number.to_be_bytes();
+        let page = self.0.entry(page).or_insert_with(|| std::iter::repeat_n(None, 256).collect());
+        page.get_mut(usize::from(place)).expect("a page has 256 places")
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (u16, &mut Held)> {
+        self.0.iter_mut().flat_map(|(page, places)| {
+            let numbers = (0..=u8::MAX).map(|place| u16::from_be_bytes([*page, place]));
+            numbers.zip(places).filter_map(|(number, held)| Some((number, held.as_mut()?)))
+        })
+    }
+}
+
 /// The buckets in memory and the tree above all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Buckets {
     tree: Tree,
     /// Bounded by [`MAX_HELD`], then written and forgotten.
-    held: BTreeMap<u16, Held>,
+    held: Pages,
     /// How many buckets and items these are.
     size: usize,
-    /// The number from which on buckets are forgotten next.
-    next: u16,
-    /// Those of them whose digests the tree doesn't have yet.
-    unhashed: BTreeSet<u16>,
+    /// The page that is forgotten next.
+    next: u8,
+    /// Those of them whose digests the tree doesn't have yet, once each.
+    unhashed: Vec<u16>,
 }
 
 impl Buckets {
@@ -147,9 +181,10 @@ impl Buckets {
             match gathered.remove(&number) {
                 None => drop(tables.remove(Table::Buckets, &number.to_be_bytes())?),
                 Some(bucket) => {
-                    buckets.size += 1 + bucket.items.len();
-                    buckets.held.insert(number, Held { bucket, is_unwritten: true });
-                    buckets.unhashed.insert(number);
+                    let held = Held::made(bucket);
+                    buckets.size += held.size();
+                    *buckets.held.place(number) = Some(held);
+                    buckets.unhashed.push(number);
                     buckets.make_room(tables)?;
                 }
             }
@@ -165,12 +200,12 @@ impl Buckets {
     ) -> Result<Place<'a>, Error<T::Error>> {
         self.make_room(tables)?;
         let number = bucket_of(key_hash);
-        let held = match self.held.entry(number) {
-            btree_map::Entry::Occupied(held) => held.into_mut(),
-            btree_map::Entry::Vacant(place) => {
-                let bucket = load(tables, &self.tree, number)?;
-                self.size += 1 + bucket.items.len();
-                place.insert(Held { bucket, is_unwritten: false })
+        let held = match self.held.place(number) {
+            Some(held) => held,
+            place @ None => {
+                let held = place.insert(Held::read(load(tables, &self.tree, number)?));
+                self.size += held.size();
+                held
             }
         };
         let at = held.bucket.find(key_hash);
@@ -190,8 +225,8 @@ impl Buckets {
             if items >= PART {
                 return Ok(false);
             }
-            items += 1 + held.bucket.items.len();
-            held.write(tables, *number)?;
+            items += held.size();
+            held.write(tables, number)?;
         }
         Ok(true)
     }
@@ -202,26 +237,29 @@ impl Buckets {
             self.hash();
         }
         while self.size >= MAX_HELD {
-            let last = self.next.saturating_add(FORGET - 1);
-            let numbers: Vec<_> = self.held.range(self.next..=last).map(|(number, _)| *number).collect();
-            for number in numbers {
-                let Some(mut held) = self.held.remove(&number) else { continue };
-                self.size -= 1 + held.bucket.items.len();
+            let places = self.held.0.remove(&self.next).unwrap_or_default();
+            for (place, held) in (0..=u8::MAX).zip(places) {
+                let Some(mut held) = held else { continue };
+                self.size -= held.size();
                 if held.is_unwritten {
-                    held.write(tables, number)?;
+                    held.write(tables, u16::from_be_bytes([self.next, place]))?;
                 }
             }
-            self.next = last.wrapping_add(1);
+            self.next = self.next.wrapping_add(1);
         }
         Ok(())
     }
 
     /// Brings the tree up to date.
     fn hash(&mut self) {
-        let changes: Vec<_> = std::mem::take(&mut self.unhashed)
-            .into_iter()
-            .filter_map(|number| Some((number, bucket_digest(self.held.get(&number)?.bucket.packed()))))
-            .collect();
+        self.unhashed.sort_unstable();
+        let mut changes = Vec::with_capacity(self.unhashed.len());
+        for number in self.unhashed.drain(..) {
+            if let Some(held) = self.held.place(number) {
+                held.is_unhashed = false;
+                changes.push((number, bucket_digest(held.bucket.packed())));
+            }
+        }
         self.tree.update(&changes);
     }
 }
@@ -241,7 +279,7 @@ pub(super) struct Place<'a> {
     key_hash: &'a Digest,
     at: Result<usize, usize>,
     held: &'a mut Held,
-    unhashed: &'a mut BTreeSet<u16>,
+    unhashed: &'a mut Vec<u16>,
     size: &'a mut usize,
 }
 
@@ -269,6 +307,8 @@ impl Place<'_> {
 
     fn changed(self) {
         self.held.is_unwritten = true;
-        self.unhashed.insert(bucket_of(self.key_hash));
+        if !std::mem::replace(&mut self.held.is_unhashed, true) {
+            self.unhashed.push(bucket_of(self.key_hash));
+        }
     }
 }
