@@ -26,9 +26,13 @@ pub struct Row {
     pub name: &'static str,
     /// What members may do wrong, and with it n, f and q.
     pub faults: Faults,
-    /// Whether a block needs a Prepare certificate before Commit votes.
+    /// Whether a block needs a quorum's Prepare votes before Commit votes. Else its acceptance is enough, and the position that a
+    /// member reports is the last block that it has accepted.
     pub prepares: bool,
-    /// Where votes travel. No bearing on safety.
+    /// Whether members sign what they say. Else the channel that it comes on is believed, and who tells what others said: no
+    /// statement can be proved to anybody, and none against anybody.
+    pub signs: bool,
+    /// Where the leader wants votes to travel. No bearing on safety.
     pub votes_to: VotesTo,
 }
 
@@ -43,6 +47,10 @@ pub enum VotesTo {
     CommunicationNode,
 }
 
+/// What the protocols have in common that lies can't break.
+const BYZANTINE: Row =
+    Row { name: "", faults: Faults::Byzantine, prepares: true, signs: true, votes_to: VotesTo::Leader };
+
 impl Protocol {
     /// All protocols, in the order in which they are presented.
     pub const ALL: [Self; 4] = [Self::BftRaft, Self::Pbft, Self::Ccro, Self::Raft];
@@ -51,26 +59,18 @@ impl Protocol {
     pub const fn row(self) -> Row {
         match self {
             Self::BftRaft => {
-                Row { name: "bft-raft", faults: Faults::Byzantine, prepares: true, votes_to: VotesTo::Leader }
+                Row { name: "bft-raft", votes_to: VotesTo::Leader, ..BYZANTINE }
             }
-            Self::Pbft => {
-                Row { name: "pbft", faults: Faults::Byzantine, prepares: true, votes_to: VotesTo::Everyone }
-            }
-            Self::Ccro => Row {
-                name: "ccro",
-                faults: Faults::Byzantine,
-                prepares: true,
-                votes_to: VotesTo::CommunicationNode,
+            Self::Pbft => Row { name: "pbft", votes_to: VotesTo::Everyone, ..BYZANTINE },
+            Self::Ccro => Row { name: "ccro", votes_to: VotesTo::CommunicationNode, ..BYZANTINE },
+            Self::Raft => Row {
+                name: "raft",
+                faults: Faults::Crash,
+                prepares: false,
+                signs: false,
+                votes_to: VotesTo::Leader,
             },
-            Self::Raft => {
-                Row { name: "raft", faults: Faults::Crash, prepares: false, votes_to: VotesTo::Leader }
-            }
         }
-    }
-
-    /// Whether this release runs it.
-    pub const fn is_available(self) -> bool {
-        matches!(self, Self::BftRaft)
     }
 }
 

@@ -33,6 +33,7 @@
 //!
 //! # Reading on
 //!
+//! `routing.rs` sends votes to whom the leader wants to have them, `trust.rs` says whom that is where it is a communication node,
 //! `conduct.rs` counts a leader's lapses, `evidence.rs` compares what members sign, `safety.rs` holds every promise that safety rests on, `tree.rs` the uncommitted blocks, `batches.rs` and `requests.rs` requests on
 //! their way into a block, `votes.rs` the only counting, `invariants.rs` what holds after every step.
 
@@ -46,9 +47,11 @@ mod io;
 mod normal;
 mod reads;
 mod requests;
+mod routing;
 mod safety;
 mod term;
 mod tree;
+mod trust;
 mod unanimity;
 mod votes;
 
@@ -66,6 +69,7 @@ use self::{
     evidence::Watch,
     fetch::Fetcher,
     reads::Reads,
+    routing::Routing,
     safety::Safety,
     term::TermState,
     tree::{Ancestry, BlockTree},
@@ -79,6 +83,7 @@ use crate::{
     limits::{REMEMBERED_STATES, Timing},
     membership::Membership,
     message::{Certificates, Message},
+    protocol::Row,
     verify::Verified,
 };
 
@@ -93,6 +98,8 @@ pub struct Setup {
     pub signer: Arc<dyn Signer>,
     /// The times that it lives by.
     pub timing: Timing,
+    /// Whether all members' votes for a sole block make it final. Without it every block takes two rounds.
+    pub one_round: bool,
 }
 
 /// One member's part in the protocol. See the module's header.
@@ -112,6 +119,7 @@ pub struct Replica {
 
     term: TermState,
     conduct: Conduct,
+    routing: Routing,
     origin: Origin,
     pool: Pool,
     expected: Expected,
@@ -152,6 +160,7 @@ impl Replica {
     /// index: whoever starts a replica has executed the log first. For an empty log that is the empty state's, at
     /// the epoch's root.
     pub fn start(setup: Setup, durable: Durable, states: Vec<(Index, Digest)>, now: Now) -> Self {
+        let setup = Setup { signer: setup.members.signer(setup.signer), ..setup };
         let root = root(&setup.members, &durable);
         let committed = durable.committed.as_ref().map(|committed| Arc::clone(&committed.certificate));
         let mut tree = BlockTree::new(root);
@@ -177,6 +186,7 @@ impl Replica {
             committed,
             term,
             conduct: Conduct::new(setup.members.f()),
+            routing: Routing::default(),
             origin: Origin::new(incarnation.next(), 1),
             pool: Pool::default(),
             expected: Expected::default(),
@@ -220,7 +230,8 @@ impl Replica {
 
     /// When to call with [`Input::Due`], on the monotonic clock.
     pub fn due_us(&self) -> Option<u64> {
-        [self.gathers_until(), self.term.unanimity.waits_until()].into_iter().flatten().min()
+        let waits = [self.gathers_until(), self.term.unanimity.waits_until(), self.routing.due_us()];
+        waits.into_iter().flatten().min()
     }
 
     /// A summary for operators.
@@ -256,12 +267,14 @@ impl Replica {
             Message::Blocks(blocks) => self.on_blocks(from, blocks),
             Message::ReadQuery(query) => self.on_read_query(from, query),
             Message::ReadAnswer(answer) => self.on_read_answer(from, answer),
+            Message::LateVote(vote) => self.on_late_vote(from, vote),
         }
     }
 
     fn on_tick(&mut self) {
         self.tick_leader();
         self.wait_no_longer();
+        self.fall_back();
         self.tick_batches();
         self.tick_fetches();
         self.tick_reads();
@@ -273,6 +286,7 @@ impl Replica {
     fn on_due(&mut self) {
         self.propose();
         self.wait_no_longer();
+        self.fall_back();
     }
 
     fn on_executed(&mut self, block: BlockRef, state: Digest) {
@@ -298,6 +312,15 @@ impl Replica {
 
     fn cluster(&self) -> ClusterId {
         self.setup.members.cluster()
+    }
+
+    fn row(&self) -> Row {
+        self.setup.members.protocol().row()
+    }
+
+    /// The number of the record that the own position rests on, if nothing but this member's word does.
+    fn position_record(&self) -> u64 {
+        if self.row().prepares { 0 } else { self.persisted }
     }
 
     fn leader(&self) -> MemberId {
@@ -341,8 +364,10 @@ impl Replica {
     }
 
     fn newest_certificates(&self) -> Certificates {
-        // A position that is a Commit certificate is the committed one: no need to send it twice.
-        let prepared = self.safety.position().filter(|certificate| !certificate.is_commit()).cloned();
+        // A position that is a Commit certificate is the committed one: no need to send it twice. One that nobody has signed says
+        // nothing that blocks don't.
+        let is_news = |certificate: &&Arc<Certificate>| self.row().prepares && !certificate.is_commit();
+        let prepared = self.safety.position().filter(is_news).cloned();
         Certificates { prepared, committed: self.committed.clone() }
     }
 }

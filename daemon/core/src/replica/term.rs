@@ -362,6 +362,7 @@ impl Replica {
         let record = self.persist(Record::Term(Arc::clone(&entered)));
         self.term.enter(self.now.monotonic_us, record);
         self.conduct.enter_term();
+        self.forget_term_routes();
         self.watch.enter_term();
         self.recall_proof();
         self.report(Report::EnteredTerm(term));
@@ -422,7 +423,7 @@ impl Replica {
         } else {
             return;
         };
-        let after = self.term.entered_record;
+        let after = self.term.entered_record.max(self.position_record());
         self.send_after(To::Member(to), message, after);
     }
 
