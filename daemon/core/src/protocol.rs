@@ -58,9 +58,7 @@ impl Protocol {
     /// The protocol's row.
     pub const fn row(self) -> Row {
         match self {
-            Self::BftRaft => {
-                Row { name: "bft-raft", votes_to: VotesTo::Leader, ..BYZANTINE }
-            }
+            Self::BftRaft => Row { name: "bft-raft", votes_to: VotesTo::Leader, ..BYZANTINE },
             Self::Pbft => Row { name: "pbft", votes_to: VotesTo::Everyone, ..BYZANTINE },
             Self::Ccro => Row { name: "ccro", votes_to: VotesTo::CommunicationNode, ..BYZANTINE },
             Self::Raft => Row {

@@ -23,7 +23,7 @@ use std::{
     rc::Rc,
 };
 
-use bftd_core::{ids::MemberId, message::Message};
+use bftd_core::{ids::MemberId, message::Message, protocol::Protocol};
 use bftd_faults::Fault;
 
 use crate::{
@@ -35,7 +35,7 @@ use crate::{
     world::World,
 };
 
-const OPTIONS: Options = Options { nodes: 4, ed25519: false, adversary: None };
+const OPTIONS: Options = Options::of(Protocol::BftRaft, 4);
 
 /// Plays a story.
 ///

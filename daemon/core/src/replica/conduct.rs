@@ -197,8 +197,7 @@ impl Replica {
         let committed = append.certificates.committed.as_ref().map(|certificate| certificate.block());
         // Only where it gathers the votes must a leader have shown a Prepare certificate.
         let shows = self.row().prepares && append.votes_to == Route::Leader;
-        let committed =
-            committed.filter(|block| shows && block.term == header.term).map(|block| block.index);
+        let committed = committed.filter(|block| shows && block.term == header.term).map(|block| block.index);
         let lapses = self.conduct.shown.append(header.index, committed);
         self.note_lapses(from, lapses);
     }

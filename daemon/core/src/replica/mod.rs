@@ -318,11 +318,6 @@ impl Replica {
         self.setup.members.protocol().row()
     }
 
-    /// The number of the record that the own position rests on, if nothing but this member's word does.
-    fn position_record(&self) -> u64 {
-        if self.row().prepares { 0 } else { self.persisted }
-    }
-
     fn leader(&self) -> MemberId {
         self.setup.members.leader(self.safety.term())
     }

@@ -110,7 +110,7 @@ impl Replica {
         let position = self.safety.position().cloned();
         let sole = self.open_sole().map(|block| block.reference());
         let answer = ReadAnswer { epoch: query.epoch, round: query.round, position, sole };
-        self.send_after(To::Member(from), Message::ReadAnswer(answer), self.position_record());
+        self.send(To::Member(from), Message::ReadAnswer(answer));
     }
 
     pub(super) fn on_read_answer(&mut self, from: MemberId, answer: &ReadAnswer) {
@@ -140,7 +140,7 @@ impl Replica {
         {
             let block = certificate.block();
             self.expect_position(block);
-            self.send_after(To::Others, Message::Certificate(Arc::clone(certificate)), self.position_record());
+            self.send(To::Others, Message::Certificate(Arc::clone(certificate)));
         }
         let mut rank = highest.map(|certificate| certificate.rank());
         if let Some(sole) = sole {

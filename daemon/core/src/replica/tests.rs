@@ -20,7 +20,7 @@ use crate::{
     crypto::{Ed25519, Ed25519Signer},
     ids::{BatchNumber, Epoch, Incarnation},
     membership::{Genesis, Member},
-    message::Append,
+    message::{Append, Route},
     protocol::Protocol,
     verify::Verifier,
 };
@@ -102,6 +102,7 @@ impl Cluster {
             members: Arc::clone(&self.members),
             signer: Arc::new(key(n)),
             timing: self.timing,
+            one_round: true,
         };
         let states = vec![(root.index, state_after(&root))];
         node.replica = Some(Replica::start(setup, node.durable.clone(), states, self.now));
@@ -276,7 +277,12 @@ impl Cluster {
     fn append(header: Header) -> Message {
         let signature = key(1).sign(&Proposal::signed_bytes(&header));
         let block = Arc::new(Block::new(header, vec![]));
-        Message::Append(Append { block, signature, certificates: Certificates::default() })
+        Message::Append(Append {
+            block,
+            signature,
+            certificates: Certificates::default(),
+            votes_to: Route::Leader,
+        })
     }
 
     fn status(&self, n: u8) -> Status {

@@ -135,7 +135,9 @@ impl Conduct {
                     format!("{from} starts term {} at {start:?}, which it does not hold", new_term.term)
                 })?;
             }
-            Message::Vote(vote) if vote.signer == from && vote.ballot.kind == BallotKind::Commit => {
+            Message::Vote(vote) | Message::LateVote(vote)
+                if vote.signer == from && vote.ballot.kind == BallotKind::Commit =>
+            {
                 let place = cast.place(vote.ballot.block);
                 duties.committed = duties.committed.max(Some(place));
                 duties.to_commit = duties.to_commit.filter(|owed| *owed > place);

@@ -59,6 +59,7 @@ impl World<'_> {
             members: Arc::clone(&self.members),
             signer: Arc::clone(&self.scheme.signers[&id]),
             timing: self.plan.timing,
+            one_round: true,
         };
         if let Some(node) = self.nodes.get_mut(&id) {
             let states = node.state.machine.recent_digests();

@@ -35,7 +35,7 @@ impl<'a> World<'a> {
         let liar = Liar {
             me,
             members: Arc::clone(&self.members),
-            signer: Arc::clone(&self.scheme.signers[&me]),
+            signer: self.members.signer(Arc::clone(&self.scheme.signers[&me])),
             verifier: Arc::clone(&self.verifier),
             timing: self.plan.timing,
         };
