@@ -116,6 +116,8 @@ pub struct Replica {
     /// The newest Commit certificate; none at the epoch's root.
     committed: Option<Arc<Certificate>>,
     states: States,
+    /// The number of the record of the position; 0 for that of an earlier run.
+    raised_record: u64,
 
     term: TermState,
     conduct: Conduct,
@@ -184,6 +186,7 @@ impl Replica {
             safety,
             tree,
             committed,
+            raised_record: 0,
             term,
             conduct: Conduct::new(setup.members.f()),
             routing: Routing::default(),
@@ -316,6 +319,12 @@ impl Replica {
 
     fn row(&self) -> Row {
         self.setup.members.protocol().row()
+    }
+
+    /// The number of the record that the own position rests on, if nothing but this member's word does: an acceptance that is told
+    /// is a promise. (A leader that forgets over a crash what it accepted first in its term would propose something else.)
+    fn position_record(&self) -> u64 {
+        if self.row().prepares { 0 } else { self.raised_record }
     }
 
     fn leader(&self) -> MemberId {

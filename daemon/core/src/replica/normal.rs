@@ -625,7 +625,7 @@ impl Replica {
     fn raise(&mut self, certificate: &Arc<Certificate>) {
         if self.safety.may_raise(certificate) {
             self.safety.record_raise(Arc::clone(certificate));
-            self.persist(Record::Position(Arc::clone(certificate)));
+            self.raised_record = self.persist(Record::Position(Arc::clone(certificate)));
         }
     }
 

@@ -423,7 +423,7 @@ impl Replica {
         } else {
             return;
         };
-        let after = self.term.entered_record;
+        let after = self.term.entered_record.max(self.position_record());
         self.send_after(To::Member(to), message, after);
     }
 

@@ -147,7 +147,9 @@ impl Conduct {
                 duties.answered = BTreeSet::from([from]);
                 // Its own answer. What others report below it may have been overtaken by what is final here.
                 let committed = durable.committed.as_ref().map(|it| &it.certificate);
-                let own = durable.position.iter().chain(committed);
+                // (Where it is nobody's but its own, it is told when it is durable.)
+                let position = durable.position.as_ref().filter(|_| cast.prepares());
+                let own = position.into_iter().chain(committed);
                 duties.highest = own.map(|it| (cast.place(it.ballot.block), is_final(cast, it))).max();
             }
             _ => {}

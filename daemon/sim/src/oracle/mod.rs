@@ -109,6 +109,9 @@ impl Oracle {
         certificates::in_message(message, |certificate| certificates.push(certificate));
         for certificate in certificates {
             self.saw(certificate)?;
+            if !self.cast.prepares() && certificate.ballot.kind == BallotKind::Prepare {
+                self.durability.tell(&self.cast, from, certificate.ballot.block, durable)?;
+            }
             if certificate.signatures.iter().any(|(signer, _)| *signer == from) {
                 self.durability.vote(&self.cast, from, certificate.ballot, durable, true)?;
             }
