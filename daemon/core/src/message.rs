@@ -53,7 +53,7 @@ pub enum Message {
 
 /// Whom a leader wants to have the votes for a block. It is not signed, and has no bearing on safety: whoever holds a quorum's
 /// votes holds a certificate, and whoever uses one checks it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Route {
     /// The leader, which sends the certificates on.
     #[default]
