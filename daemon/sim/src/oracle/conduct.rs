@@ -147,10 +147,10 @@ impl Conduct {
                 duties.answered = BTreeSet::from([from]);
                 // Its own answer. What others report below it may have been overtaken by what is final here.
                 let committed = durable.committed.as_ref().map(|it| &it.certificate);
-                // (Where it is nobody's but its own, it is told when it is durable.)
-                let position = durable.position.as_ref().filter(|_| cast.prepares());
-                let own = position.into_iter().chain(committed);
-                duties.highest = own.map(|it| (cast.place(it.ballot.block), is_final(cast, it))).max();
+                // (A position that nobody's signatures show it tells when it is durable, and may be alone with it until then.)
+                let own = durable.position.iter().chain(committed);
+                let is_done = |it: &Certificate| is_final(cast, it) || !cast.prepares();
+                duties.highest = own.map(|it| (cast.place(it.ballot.block), is_done(it))).max();
             }
             _ => {}
         }
