@@ -169,8 +169,14 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
 
     let timing = Timing::default();
     let clock = Clock::start();
-    let setup =
-        Setup { me, members: Arc::clone(&members), signer: identity.signer(), timing, one_round: true };
+    let setup = Setup {
+        me,
+        members: Arc::clone(&members),
+        signer: identity.signer(),
+        timing,
+        protocol: state.protocol(),
+        one_round: true,
+    };
     let replica = Replica::start(setup, durable, states, clock.now());
     let (status_sender, status) = watch::channel(replica.status());
     let (evidence_sender, evidence) = watch::channel(replica.evidence().cloned().collect());

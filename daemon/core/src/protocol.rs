@@ -72,6 +72,19 @@ impl Protocol {
     }
 }
 
+impl Protocol {
+    /// Whether a running cluster may go over to another one: if they differ in nothing but where votes travel.
+    pub fn may_become(self, other: Self) -> bool {
+        Row { name: "", votes_to: VotesTo::Leader, ..self.row() }
+            == Row { name: "", votes_to: VotesTo::Leader, ..other.row() }
+    }
+
+    /// Those that a running cluster goes over to.
+    pub fn switchable() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|protocol| Self::BftRaft.may_become(*protocol))
+    }
+}
+
 impl std::fmt::Display for Protocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.row().name)
@@ -94,4 +107,19 @@ impl std::str::FromStr for Protocol {
 #[error("unknown protocol `{name}`; known are bft-raft, pbft, ccro and raft")]
 pub struct UnknownProtocol {
     name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_byzantine_rows_may_become_each_other_and_raft_nothing_else() {
+        use Protocol::{BftRaft, Ccro, Pbft, Raft};
+        for from in [BftRaft, Pbft, Ccro] {
+            assert!([BftRaft, Pbft, Ccro].iter().all(|to| from.may_become(*to)));
+            assert!(!from.may_become(Raft) && !Raft.may_become(from));
+        }
+        assert_eq!(Protocol::switchable().collect::<Vec<_>>(), [BftRaft, Pbft, Ccro]);
+    }
 }

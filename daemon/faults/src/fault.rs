@@ -199,6 +199,23 @@ impl Fault {
         matches!(self, Self::SilentCollector | Self::ForgedTally | Self::SelectiveCollector)
     }
 
+    /// Whether it says what is not so. Else it loses, delays or leaves out, as crashed machines and networks do.
+    pub fn is_lie(self) -> bool {
+        !matches!(
+            self,
+            Self::Delay(_)
+                | Self::Drop(_)
+                | Self::Silent
+                | Self::Slow
+                | Self::CrashLoop
+                | Self::Censor
+                | Self::SelectiveSend
+                | Self::WithholdCertificates
+                | Self::SilentCollector
+                | Self::SelectiveCollector
+        )
+    }
+
     /// All there are; those that take a number, with the one that [`Fault::from_str`] shows as an example.
     pub fn all() -> impl Iterator<Item = Self> {
         NAMES.iter().map(|(fault, _)| *fault)

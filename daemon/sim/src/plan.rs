@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     /// How many writes and reads clients ask for meanwhile.
     pub writes: u32,
     pub reads: u32,
+    /// How often an operator has the cluster go over to another protocol meanwhile.
+    pub switches: u32,
     /// A message's time on the way: at least, and at most.
     pub delay_us: (u64, u64),
     /// A sync's time.
@@ -135,6 +137,7 @@ impl Plan {
             chaos_us: 0,
             writes: 0,
             reads: 0,
+            switches: 0,
             delay_us: (1_000, 1_000),
             sync_us: (200, 200),
             execute_us: (0, 0),
@@ -191,11 +194,14 @@ impl Plan {
         }
         let all_links = random.random_bool(0.5);
         let links = (1..=n).flat_map(|from| (1..=n).map(move |to| (MemberId(from), MemberId(to))));
+        let may_switch = matches!(options.protocol, Protocol::Pbft | Protocol::Ccro);
+        let switches = if may_switch && random.random_bool(0.2) { random.random_range(1..=2) } else { 0 };
         let lossy_links = links.filter(|_| all_links || random.random_bool(0.3)).collect();
         Self {
             timing,
             chaos_us: random.random_range(200_000..1_600_000),
             writes: random.random_range(1..=10),
+            switches,
             reads: if random.random_bool(0.5) { random.random_range(1..=12) } else { 0 },
             delay_us: if slow_net { (200, 40_000) } else { (50, 2_000) },
             sync_us: if slow_disk { (200, 40_000) } else { (50, 1_000) },

@@ -70,6 +70,7 @@ enum Next {
     Mend,
     Write,
     Read,
+    Switch,
     Calm,
 }
 
@@ -168,6 +169,10 @@ impl<'a> World<'a> {
             let at = self.random.random_range(0..self.plan.chaos_us);
             self.schedule(at, Next::Read);
         }
+        for _ in 0..self.plan.switches {
+            let at = self.random.random_range(0..self.plan.chaos_us);
+            self.schedule(at, Next::Switch);
+        }
         self.schedule_fault(self.plan.crash_every_us, Next::Crash);
         self.schedule_fault(self.plan.cut_every_us, Next::Cut);
         self.schedule(self.plan.chaos_us, Next::Calm);
@@ -262,6 +267,7 @@ impl<'a> World<'a> {
             }
             Next::Write => self.write(),
             Next::Read => self.read(),
+            Next::Switch => self.switch(),
             Next::Calm => self.calm(),
         }
     }

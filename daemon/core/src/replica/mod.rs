@@ -83,7 +83,7 @@ use crate::{
     limits::{REMEMBERED_STATES, Timing},
     membership::Membership,
     message::{Certificates, Message},
-    protocol::Row,
+    protocol::{Protocol, Row},
     verify::Verified,
 };
 
@@ -98,6 +98,8 @@ pub struct Setup {
     pub signer: Arc<dyn Signer>,
     /// The times that it lives by.
     pub timing: Timing,
+    /// What the replicated state says that leaders run; none while that is what the genesis says.
+    pub protocol: Option<Protocol>,
     /// Whether all members' votes for a sole block make it final. Without it every block takes two rounds.
     pub one_round: bool,
 }
@@ -122,6 +124,9 @@ pub struct Replica {
     term: TermState,
     conduct: Conduct,
     routing: Routing,
+    /// What decides on routes in the current term, and what will in the next: where votes go is all in which they differ.
+    protocol: Protocol,
+    next_protocol: Protocol,
     origin: Origin,
     pool: Pool,
     expected: Expected,
@@ -153,6 +158,10 @@ pub struct Status {
     pub pooled: usize,
     /// Whether committed blocks are known of that are not here yet.
     pub catching_up: bool,
+    /// The protocol in force, and the one from the next term on.
+    pub protocol: Protocol,
+    /// See above.
+    pub next_protocol: Protocol,
 }
 
 impl Replica {
@@ -172,6 +181,8 @@ impl Replica {
             }
         }
         let position = highest(durable.position.clone(), committed.clone());
+        let said = setup.protocol.filter(|protocol| setup.members.protocol().may_become(*protocol));
+        let protocol = said.unwrap_or(setup.members.protocol());
         let first_start = durable == Durable::default();
         let accepted = durable.accepted.or_else(|| first_term(&setup.members));
         let safety = Safety::new(setup.members.epoch(), durable.term.clone(), accepted, position);
@@ -190,6 +201,8 @@ impl Replica {
             term,
             conduct: Conduct::new(setup.members.f()),
             routing: Routing::default(),
+            protocol,
+            next_protocol: protocol,
             origin: Origin::new(incarnation.next(), 1),
             pool: Pool::default(),
             expected: Expected::default(),
@@ -218,6 +231,7 @@ impl Replica {
             Input::Read(ticket) => self.on_read(ticket),
             Input::Refused(from, count) => self.note_lapses(from, count),
             Input::Executed(block, state) => self.on_executed(block, state),
+            Input::Protocol(protocol) => self.on_protocol(protocol),
         }
     }
 
@@ -250,6 +264,8 @@ impl Replica {
             uncommitted: self.tree.len(),
             pooled: self.pool.len(),
             catching_up: self.fetcher.is_behind(),
+            protocol: self.protocol,
+            next_protocol: self.next_protocol,
         }
     }
 

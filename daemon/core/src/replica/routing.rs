@@ -1,6 +1,6 @@
 //! Where votes travel (DESIGN.md §2.4): the leader says it with each block, voters fall back to everybody.
 //!
-//! - The row says which routes its leader chooses; voters follow any. A route has no bearing on safety: who holds a quorum's votes
+//! - The row in force when the term began says which routes its leader chooses; voters follow any. A route has no bearing on safety: who holds a quorum's votes
 //!   holds a certificate, and who uses one checks it.
 //! - Everybody who gathers a quorum uses the certificate. The leader sends it with its next block or at once; a communication node
 //!   broadcasts it at once; where votes go to everybody nobody needs to.
@@ -29,7 +29,7 @@ use crate::{
     ids::{Index, MemberId},
     limits::Timing,
     message::{Message, Route},
-    protocol::VotesTo,
+    protocol::{Protocol, VotesTo},
 };
 
 /// After how many times what is usual a vote goes to everybody.
@@ -126,7 +126,7 @@ impl Routing {
 impl Replica {
     /// As the leader: whom the row wants to have the votes for the next block.
     pub(super) fn choose_route(&mut self) -> Route {
-        match self.members().protocol().row().votes_to {
+        match self.protocol.row().votes_to {
             VotesTo::Leader => Route::Leader,
             VotesTo::Everyone => Route::Everyone,
             VotesTo::CommunicationNode => {
@@ -138,6 +138,20 @@ impl Replica {
                 self.routing.trust.choose(&others).map_or(Route::Leader, Route::Member)
             }
         }
+    }
+
+    /// The cluster goes over to another protocol, with the next term: its leader suspects itself, so that it begins soon.
+    pub(super) fn on_protocol(&mut self, protocol: Protocol) {
+        // Where the rows differ in more than routes the cluster stays with what it was made for.
+        if self.members().protocol().may_become(protocol) {
+            self.next_protocol = protocol;
+            self.tick_term();
+        }
+    }
+
+    /// Whether this member leads a term of a protocol that was given up.
+    pub(super) fn leads_given_up(&self) -> bool {
+        self.leader() == self.me() && self.protocol != self.next_protocol
     }
 
     /// Whom the leader wants to have the votes for a block of its term.
@@ -281,6 +295,7 @@ impl Replica {
 
     /// A new term: its leader says where votes go.
     pub(super) fn forget_term_routes(&mut self) {
+        self.protocol = self.next_protocol;
         self.routing.told.clear();
         self.routing.awaited.clear();
     }

@@ -198,6 +198,9 @@ impl Replica {
         if self.term.resigned {
             return Some("this member led the term before it restarted");
         }
+        if self.leads_given_up() {
+            return Some("the cluster goes over to another protocol");
+        }
         if self.leader() != self.me() {
             if self.leader_resigned() {
                 return Some("it suspects its own term");

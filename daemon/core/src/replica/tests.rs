@@ -110,6 +110,7 @@ impl Cluster {
             members: Arc::clone(&self.members),
             signer: Arc::new(key(n)),
             timing: self.timing,
+            protocol: None,
             one_round: self.one_round,
         };
         let states = vec![(root.index, state_after(&root))];

@@ -357,6 +357,7 @@ fn a_fetch_takes_only_what_a_certificate_covers() {
             members: Arc::clone(&corpus.members),
             signer: Arc::clone(corpus.signers.last().unwrap()) as Arc<dyn Signer>,
             timing: Timing::default(),
+            protocol: None,
             one_round: true,
         };
         let states = vec![(Index(0), kv::empty_state())];
@@ -396,6 +397,7 @@ fn a_flood_of_signed_messages_is_not_kept() {
         members: Arc::clone(&corpus.members),
         signer: Arc::clone(corpus.signers.first().unwrap()) as Arc<dyn Signer>,
         timing: Timing::default(),
+        protocol: None,
         one_round: true,
     };
     let now = Now { monotonic_us: 1, unix_ms: 100 };

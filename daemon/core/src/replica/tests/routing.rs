@@ -173,3 +173,55 @@ fn a_route_to_nobody_costs_time_only() {
         }
     }
 }
+
+#[test]
+fn a_cluster_goes_over_to_another_protocol_and_writes_go_on() {
+    let mut cluster = Cluster::new(4);
+    cluster.submit(2, "a");
+    cluster.settle();
+    // The request that sets it is executed here and there, as it comes.
+    for n in [3, 1] {
+        cluster.step(id(n), Input::Protocol(Protocol::Ccro));
+    }
+    assert_eq!(cluster.status(1).protocol, Protocol::BftRaft, "in this term");
+    assert_eq!(cluster.status(1).next_protocol, Protocol::Ccro);
+    cluster.submit(3, "b");
+    cluster.settle();
+    assert!((1..=4).all(|n| cluster.requests(n) == ["a", "b"]));
+    for n in [2, 4] {
+        cluster.step(id(n), Input::Protocol(Protocol::Ccro));
+    }
+    cluster.run(400);
+    assert!((1..=4).all(|n| cluster.status(n).term == Term(1)), "the leader has handed it on, once");
+    assert!((1..=4).all(|n| cluster.status(n).protocol == Protocol::Ccro));
+    let sent = cluster.traffic(4, "c", |_, _, _| true);
+    let to: BTreeSet<_> = sent.iter().filter(|it| of_kind("Vote")(it)).map(|(_, to, _)| *to).collect();
+    assert_eq!(to, BTreeSet::from([3]), "the first after the leader, which is 2");
+    cluster.run(2_000);
+    assert!((1..=4).all(|n| cluster.requests(n) == ["a", "b", "c"]));
+    assert!((1..=4).all(|n| cluster.status(n).term == Term(1)));
+}
+
+#[test]
+fn a_leader_that_has_not_heard_of_the_change_does_no_harm() {
+    let mut cluster = Cluster::new(4);
+    for n in [2, 3, 4] {
+        cluster.step(id(n), Input::Protocol(Protocol::Pbft));
+    }
+    cluster.submit(2, "a");
+    cluster.settle();
+    cluster.run(2_000);
+    assert!((1..=4).all(|n| cluster.requests(n) == ["a"]));
+    assert!((1..=4).all(|n| cluster.status(n).term == Term(0)), "it is for the leader to end its term");
+    assert_eq!(cluster.status(2).protocol, Protocol::BftRaft);
+}
+
+#[test]
+fn what_counts_otherwise_is_not_gone_over_to() {
+    let mut cluster = Cluster::new(4);
+    cluster.step(id(1), Input::Protocol(Protocol::Raft));
+    assert_eq!(cluster.status(1).next_protocol, Protocol::BftRaft);
+    let mut cluster = Cluster::of(Protocol::Raft, 3, true);
+    cluster.step(id(1), Input::Protocol(Protocol::Pbft));
+    assert_eq!(cluster.status(1).next_protocol, Protocol::Raft);
+}
