@@ -1,12 +1,16 @@
 //! `status`: the cluster at a glance.
 
-use bftd_client::{ClusterStatus, Health, MemberStatus, Status};
+use bftd_client::{
+    ClusterStatus, Health, MemberStatus, Status,
+    genesis::{Faults, Protocol},
+};
 use clap::Args;
 use serde::Serialize;
 
 use crate::{
     args::Output,
     failure::{Code, Ended},
+    protocol,
     render::{self, Paint, printable},
     session::Session,
 };
@@ -48,6 +52,10 @@ pub(crate) fn word(state: Health) -> &'static str {
 
 fn text(status: &Status, paint: Paint) -> String {
     let mut text = headline(status, paint);
+    let ClusterStatus { protocol, next_protocol, .. } = &status.cluster;
+    if (*protocol, *next_protocol) != (Protocol::default(), Protocol::default()) {
+        text += &format!("\nprotocol {}", protocol::words(&status.cluster));
+    }
     if !status.members.is_empty() {
         text += "\n\n";
         text += &members(status);
@@ -71,13 +79,19 @@ fn headline(status: &Status, paint: Paint) -> String {
     };
     let (dot, state, name) = (colour(paint, "●"), colour(paint, word(*state)), printable(name.as_bytes()));
     let plural = if *tolerates == 1 { "" } else { "s" };
+    let faults = match status.cluster.protocol.row().faults {
+        Faults::Byzantine => "fault",
+        // It is not to be taken for more.
+        Faults::Crash => "crash",
+    };
+    let plural = if faults == "crash" && *tolerates != 1 { "es" } else { plural };
     let leader = status
         .members
         .iter()
         .find(|member| member.id == *leader)
         .map_or_else(|| leader.to_string(), |leader| printable(leader.name.as_bytes()).into_owned());
     format!(
-        "{dot} {name} {state} {reachable}/{n} members, tolerates {tolerates} fault{plural} · term {term} · leader {leader} · \
+        "{dot} {name} {state} {reachable}/{n} members, tolerates {tolerates} {faults}{plural} · term {term} · leader {leader} · \
          block {committed}"
     )
 }
@@ -147,6 +161,9 @@ struct Cluster<'a> {
     name: &'a str,
     id: &'a str,
     protocol: String,
+    next_protocol: String,
+    /// `byzantine`, or `crash`: what the protocol withstands.
+    faults: &'static str,
     state: &'static str,
     n: u64,
     f: u64,
@@ -184,6 +201,11 @@ impl<'a> Body<'a> {
             name: &of.name,
             id: &of.id,
             protocol: of.protocol.to_string(),
+            next_protocol: of.next_protocol.to_string(),
+            faults: match of.protocol.row().faults {
+                Faults::Byzantine => "byzantine",
+                Faults::Crash => "crash",
+            },
             state: word(of.state),
             n: of.n,
             f: of.f,
@@ -222,8 +244,6 @@ impl<'a> Body<'a> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use bftd_client::genesis::Protocol;
-
     use super::*;
 
     fn status() -> Status {
@@ -256,6 +276,7 @@ mod tests {
                 committed: 1042,
                 executed: 1042,
                 state_digest: "d0".to_owned(),
+                next_protocol: Protocol::BftRaft,
             },
             me: 1,
             members: vec![member(1, true, 1042), member(2, true, 1042), member(3, false, 1000)],
@@ -279,6 +300,22 @@ mod tests {
             ["3", "node3", "follower", "NO", "1042", "1042", "1000", "42", "40", "1", "0", "-", "0.1.0"]
         );
         assert_eq!(lines.last(), Some(&"hint: start node3"));
+    }
+
+    #[test]
+    fn raft_is_not_taken_for_more_and_what_comes_is_shown() {
+        let mut status = status();
+        (status.cluster.protocol, status.cluster.next_protocol) = (Protocol::Raft, Protocol::Raft);
+        let said = text(&status, Paint::OFF);
+        assert!(said.contains("tolerates 1 crash ·") && said.contains("\nprotocol raft\n"), "{said}");
+        status.cluster.tolerates = 2;
+        assert!(text(&status, Paint::OFF).contains("tolerates 2 crashes ·"));
+        let json = serde_json::to_value(Body::new(&status)).unwrap();
+        assert_eq!(json["cluster"]["faults"], "crash");
+        (status.cluster.protocol, status.cluster.next_protocol) = (Protocol::BftRaft, Protocol::Ccro);
+        let said = text(&status, Paint::OFF);
+        assert!(said.contains("tolerates 2 faults ·"), "{said}");
+        assert!(said.contains("\nprotocol bft-raft, ccro from the next term on\n"), "{said}");
     }
 
     #[test]

@@ -42,6 +42,7 @@ struct State {
     /// Which members were asked to change their faults.
     asked: Vec<u8>,
     trace: Option<Trace>,
+    protocol: Protocol,
 }
 
 impl Service for Store {
@@ -124,6 +125,10 @@ impl State {
                 let keys = u64::from(self.entries.remove(&key).is_some());
                 Outcome::Deleted { revision, keys }
             }
+            Operation::SetProtocol { protocol } => {
+                self.protocol = protocol;
+                Outcome::ProtocolSet { revision: self.revision, protocol }
+            }
             Operation::DeletePrefix { prefix } => {
                 let before = self.entries.len();
                 self.entries.retain(|key, _| !key.starts_with(&prefix));
@@ -163,6 +168,7 @@ impl State {
             name: "fake".to_owned(),
             id: "1d".to_owned(),
             protocol: Protocol::BftRaft,
+            next_protocol: self.protocol,
             state: self.health.unwrap_or(Health::Healthy),
             n: members.len() as u64,
             f,
@@ -280,6 +286,23 @@ impl Ran {
         assert_eq!((&value["schema"], &value["error"]["code"]), (&json!("bftctl/v1"), &json!(code)));
         value["error"].clone()
     }
+}
+
+#[test]
+fn the_protocol_is_shown_and_set_within_what_is_possible() {
+    let daemon = Daemon::start();
+    assert_eq!(daemon.run(&["protocol"]).ok(), "bft-raft\n");
+    assert_eq!(daemon.run(&["protocol", "set", "ccro"]).ok(), "ccro from the next term on · block 12\n");
+    assert_eq!(daemon.run(&["protocol"]).ok(), "bft-raft, ccro from the next term on\n");
+    let shown = daemon.run(&["protocol", "-o", "json"]).json();
+    assert_eq!(shown, json!({ "schema": "bftctl/v1", "protocol": "bft-raft", "next": "ccro", "term": 1 }));
+    assert_eq!(daemon.run(&["protocol", "-o", "value"]).ok(), "bft-raft\n");
+    let set = daemon.run(&["protocol", "set", "pbft", "-o", "json"]).json();
+    assert_eq!(set, json!({ "schema": "bftctl/v1", "protocol": "pbft", "index": 12, "term": 1 }));
+    let refused = daemon.run(&["protocol", "set", "raft"]);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("bft-raft, pbft and ccro"), "{}", refused.stderr);
+    assert_eq!(daemon.run(&["protocol", "set", "paxos"]).code, 2);
 }
 
 #[test]

@@ -84,6 +84,8 @@ pub enum Internal {
     Unreadable(StoreError),
     /// A block is executed, or execution is broken.
     Executed(Result<(bftd_core::block::BlockRef, bftd_core::crypto::Digest), crate::state::StateError>),
+    /// A request that sets the protocol is executed.
+    Protocol(bftd_core::protocol::Protocol),
 }
 
 /// Why the driver stopped although nobody told it to.
@@ -339,6 +341,7 @@ impl Driver {
                 }
             }
             Internal::Unreadable(error) => return Err(DriverError::Unreadable(error)),
+            Internal::Protocol(protocol) => self.step(Input::Protocol(protocol)),
             Internal::Executed(executed) => {
                 let (block, state) = executed?;
                 if self.tracer.is_active() {

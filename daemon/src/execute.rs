@@ -18,7 +18,7 @@ use std::{
 use bftd_core::{
     block::Block,
     ids::{BatchNumber, Incarnation, Index, MemberId},
-    kv::BlockOutcome,
+    kv::{BlockOutcome, Outcome},
 };
 use tokio::sync::{mpsc as async_mpsc, oneshot};
 
@@ -172,6 +172,11 @@ impl Worker {
         // The driver has gone only when the daemon stops.
         let _ = self.report.send(Internal::Executed(Ok((block.reference(), outcome.head.state))));
         for (batch, outcomes) in block.batches().iter().zip(outcome.outcomes) {
+            for outcome in &outcomes {
+                if let Outcome::ProtocolSet { protocol, .. } = outcome {
+                    let _ = self.report.send(Internal::Protocol(*protocol));
+                }
+            }
             if batch.origin != self.me {
                 continue;
             }

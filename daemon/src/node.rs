@@ -59,14 +59,6 @@ pub enum NodeError {
         /// What is wrong.
         source: InvalidMembership,
     },
-    /// The genesis asks for a protocol that this version does not run.
-    #[error("in the genesis {}: this version does not run the protocol `{protocol}` yet; use bft-raft", path.display())]
-    Protocol {
-        /// The file.
-        path: PathBuf,
-        /// The protocol.
-        protocol: bftd_core::protocol::Protocol,
-    },
     /// The key in the data directory is no member's.
     #[error(
         "the key {key} in {} is not among the members of cluster `{cluster}`; \
@@ -133,11 +125,7 @@ impl NodeError {
     pub fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Self::Genesis(_)
-                | Self::Members { .. }
-                | Self::Protocol { .. }
-                | Self::NotAMember { .. }
-                | Self::Unsound { .. }
+            Self::Genesis(_) | Self::Members { .. } | Self::NotAMember { .. } | Self::Unsound { .. }
         )
     }
 }
@@ -181,7 +169,14 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
 
     let timing = Timing::default();
     let clock = Clock::start();
-    let setup = Setup { me, members: Arc::clone(&members), signer: identity.signer(), timing };
+    let setup = Setup {
+        me,
+        members: Arc::clone(&members),
+        signer: identity.signer(),
+        timing,
+        protocol: state.protocol(),
+        one_round: true,
+    };
     let replica = Replica::start(setup, durable, states, clock.now());
     let (status_sender, status) = watch::channel(replica.status());
     let (evidence_sender, evidence) = watch::channel(replica.evidence().cloned().collect());
@@ -283,9 +278,6 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
 pub fn read_genesis(config: &Config) -> Result<(Genesis, Arc<Membership>), NodeError> {
     let path = &config.node.genesis;
     let genesis = bftd_client::genesis::read(path)?;
-    if !genesis.protocol.is_available() {
-        return Err(NodeError::Protocol { path: path.clone(), protocol: genesis.protocol });
-    }
     let members = genesis.membership().map_err(|source| NodeError::Members { path: path.clone(), source })?;
     Ok((genesis, Arc::new(members)))
 }

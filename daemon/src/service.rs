@@ -17,10 +17,11 @@ use bftd_client::protocol::{
 use bftd_core::{
     evidence::Evidence,
     ids::MemberId,
-    kv::{Answer, Operation, Query},
+    kv::{Answer, Operation, Query, Refusal},
     membership::{Genesis, Member, Membership},
     replica,
 };
+use bftd_faults::Fault;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
@@ -63,8 +64,8 @@ pub struct NodeService {
 impl Service for NodeService {
     async fn handle(&self, peer: PeerCredentials, request: Request) -> Response {
         let result = match request {
-            Request::Execute(operation) => self.execute(&operation).await,
-            Request::Traced(operation) => self.execute_traced(&operation).await,
+            Request::Execute(operation) => self.execute(peer, &operation).await,
+            Request::Traced(operation) => self.execute_traced(peer, &operation).await,
             Request::Query { query, consistency } => self.query(query, consistency).await,
             Request::Status => Ok(Response::Status(Box::new(self.status()))),
             Request::Evidence => Ok(Response::Evidence(self.accusations())),
@@ -77,18 +78,39 @@ impl Service for NodeService {
 }
 
 impl NodeService {
-    async fn execute(&self, operation: &Operation) -> Result<Response, Failure> {
+    async fn execute(&self, peer: PeerCredentials, operation: &Operation) -> Result<Response, Failure> {
+        self.check_allowed(peer, operation)?;
         let Executed { outcome, block } = self.change(operation, None).await?;
         Ok(Response::Executed { outcome, index: block.index.0, term: block.term.0 })
     }
 
-    async fn execute_traced(&self, operation: &Operation) -> Result<Response, Failure> {
+    async fn execute_traced(
+        &self,
+        peer: PeerCredentials,
+        operation: &Operation,
+    ) -> Result<Response, Failure> {
+        self.check_allowed(peer, operation)?;
         let (since, before) = (Instant::now(), self.tallies());
         let (answer, phases) = oneshot::channel();
         let asked = Box::new(Asked { since, answer });
         let Executed { outcome, block } = self.change(operation, Some(asked)).await?;
         let trace = phases.await.ok().map(|phases| Box::new(self.trace(phases, &before)));
         Ok(Response::Traced { outcome, index: block.index.0, term: block.term.0, trace })
+    }
+
+    /// Refuses what this client may not ask for, or this cluster can't do.
+    fn check_allowed(&self, peer: PeerCredentials, operation: &Operation) -> Result<(), Failure> {
+        let Operation::SetProtocol { protocol } = operation else { return Ok(()) };
+        if !peer.is_admin() {
+            return Err(Failure::Denied(format!(
+                "the protocol is set by root, by the daemon's own user, and by members of the group {ADMIN_GROUP}"
+            )));
+        }
+        if self.members.protocol().may_become(*protocol) {
+            Ok(())
+        } else {
+            Err(Failure::Refused(Refusal::Protocol))
+        }
     }
 
     async fn change(&self, operation: &Operation, trace: Option<Box<Asked>>) -> Result<Executed, Failure> {
@@ -182,7 +204,7 @@ impl NodeService {
         let cluster = ClusterStatus {
             name: self.genesis.name.clone(),
             id: self.members.cluster().to_string(),
-            protocol: self.members.protocol(),
+            protocol: own.protocol,
             state,
             n: self.members.n() as u64,
             f: self.members.f() as u64,
@@ -193,6 +215,7 @@ impl NodeService {
             committed: own.committed.index.0,
             executed: own.executed.index.0,
             state_digest: own.executed.state.to_string(),
+            next_protocol: own.next_protocol,
         };
         Status { cluster, me: self.me.0, members, hints }
     }
@@ -216,8 +239,8 @@ impl NodeService {
             return Err(Failure::MemberDown(node.0));
         }
         let faults = match change {
-            FaultChange::Start { .. } => {
-                self.check_bound(node, beyond_f)?;
+            FaultChange::Start { fault, .. } => {
+                self.check_bound(node, fault, beyond_f)?;
                 self.control.change(node, change).await?
             }
             // It may have ended a moment ago, and its faults with it: that need not be waited for.
@@ -231,8 +254,14 @@ impl NodeService {
         Ok(Response::Injected)
     }
 
-    /// Whether one more faulty member is within what the cluster tolerates. Who is down is faulty.
-    fn check_bound(&self, node: MemberId, beyond_f: bool) -> Result<(), Failure> {
+    /// Whether one more faulty member is within what the cluster tolerates. Who is down is faulty; and where the protocol withstands
+    /// crashes alone a liar is beyond all bounds.
+    fn check_bound(&self, node: MemberId, fault: &str, beyond_f: bool) -> Result<(), Failure> {
+        let withstands_lies =
+            self.members.protocol().row().faults == bftd_core::membership::Faults::Byzantine;
+        if !withstands_lies && !beyond_f && fault.parse().is_ok_and(Fault::is_lie) {
+            return Err(Failure::BeyondF { faulty: 1, f: 0 });
+        }
         let is_faulty =
             |id: &MemberId| *id == node || !self.peers.is_heard(*id) || !self.faults_of(*id).is_empty();
         let (faulty, f) = (self.members.ids().filter(is_faulty).count(), self.members.f());

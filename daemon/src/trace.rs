@@ -138,7 +138,9 @@ impl Tracer {
                     followed.note_once(step, now, at(accepted.tip), vec![]);
                 }
                 Record::Position(certificate)
-                    if !certificate.is_commit() && followed.is_certified_by(certificate.block()) =>
+                    if !certificate.is_commit()
+                        && !certificate.signatures.is_empty()
+                        && followed.is_certified_by(certificate.block()) =>
                 {
                     followed.note_once(Step::Prepared, now, at(certificate.block()), voters(certificate));
                 }

@@ -168,11 +168,6 @@ async fn up(
         layout
     } else {
         let protocol = protocol.unwrap_or_default();
-        if !protocol.is_available() {
-            return Err(Failure::usage(format!("this version does not run the protocol `{protocol}` yet"))
-                .next("bftctl dev up --protocol bft-raft")
-                .into());
-        }
         Layout::create(root, nodes.unwrap_or(4), protocol, &bftd)?
     };
     let began = Instant::now();

@@ -411,7 +411,11 @@ fn weight(request: &Request) -> u32 {
         Request::Query { query: Query::List { prefix, start_after, .. }, .. } => {
             prefix.len().saturating_add(start_after.as_ref().map_or(0, Bytes::len))
         }
-        Request::Status | Request::Evidence | Request::Inject { .. } => 0,
+        Request::Execute(Operation::SetProtocol { .. })
+        | Request::Traced(Operation::SetProtocol { .. })
+        | Request::Status
+        | Request::Evidence
+        | Request::Inject { .. } => 0,
     };
     u32::try_from(bytes).map_or(BYTES_IN_FLIGHT, |bytes| bytes.min(BYTES_IN_FLIGHT))
 }

@@ -8,7 +8,7 @@ use std::{
 pub use bftd_core::{
     crypto::PublicKey,
     ids::MemberId,
-    membership::{Genesis, Member},
+    membership::{Faults, Genesis, Member},
     protocol::Protocol,
 };
 

@@ -384,6 +384,8 @@ pub struct ClusterStatus {
     pub executed: u64,
     /// The digest of the state after it, in hexadecimal.
     pub state_digest: String,
+    /// What the cluster runs from the next term on.
+    pub next_protocol: Protocol,
 }
 
 /// How a cluster is.

@@ -39,6 +39,11 @@ impl Certificate {
         members.is_quorum(signatures.iter().map(|(signer, _)| *signer)).then_some(Self { ballot, signatures })
     }
 
+    /// What stands in the place of a Prepare certificate where a protocol has none: a block was accepted. Nobody signs that.
+    pub fn of_acceptance(epoch: Epoch, block: BlockRef) -> Self {
+        Self { ballot: Ballot { kind: BallotKind::Prepare, epoch, block }, signatures: Vec::new() }
+    }
+
     /// The certified block.
     pub fn block(&self) -> BlockRef {
         self.ballot.block

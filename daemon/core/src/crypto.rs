@@ -120,6 +120,11 @@ impl Digest {
     }
 }
 
+impl Signature {
+    /// What stands where a protocol signs nothing.
+    pub const NONE: Self = Self([0; 64]);
+}
+
 /// A cluster's identity: the digest of its genesis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -253,6 +258,19 @@ pub trait Signer: Send + Sync {
 
     /// Signs bytes that begin with a [`Domain`]. Deterministic: the same bytes give the same signature.
     fn sign(&self, bytes: &[u8]) -> Signature;
+}
+
+/// Stands in for a signer where a protocol signs nothing.
+pub(crate) struct Unsigned(pub PublicKey);
+
+impl Signer for Unsigned {
+    fn public_key(&self) -> PublicKey {
+        self.0
+    }
+
+    fn sign(&self, _bytes: &[u8]) -> Signature {
+        Signature::NONE
+    }
 }
 
 /// Checks signatures.

@@ -159,14 +159,14 @@ impl Evidence {
     /// Checks that it proves what it says, with nothing but the members' keys.
     ///
     /// # Errors
-    /// `NoProof` where the two statements are compatible; else what is wrong with a signature, an epoch or a cluster.
+    /// `NoProof` where the two statements are compatible, or the cluster's protocol signs nothing; else what is wrong with a signature, an epoch or a cluster.
     pub fn check(&self, members: &Membership, keys: &dyn CheckSignature) -> Result<(), Misbehavior> {
         let proves = match self {
             Self::DoubleVote { first, second } => Self::of_votes(first, second),
             Self::DoubleProposal { first, second } => Self::of_proposals(first, second),
             Self::ForgottenLock { commit, term_vote } => Self::of_term_vote(commit, term_vote),
         };
-        if proves.is_none() {
+        if proves.is_none() || !members.protocol().row().signs {
             return Err(Misbehavior::NoProof);
         }
         let offence = self.offence(members);

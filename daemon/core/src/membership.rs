@@ -10,13 +10,13 @@
 //! and q ≤ n−f, so that the correct members alone are a quorum. (Castro & Liskov, OSDI'99, §3, for n = 3f+1;
 //! the general n is the smallest q with 2q − n > f.)
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     block::BlockRef,
-    crypto::{ClusterId, Domain, PublicKey},
+    crypto::{ClusterId, Domain, PublicKey, Signer, Unsigned},
     ids::{Epoch, Index, MemberId, Term},
     protocol::Protocol,
 };
@@ -173,6 +173,11 @@ impl Membership {
     /// The protocol that the members run.
     pub fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// What a member signs with: its key, or nothing where the protocol signs nothing.
+    pub fn signer(&self, key: Arc<dyn Signer>) -> Arc<dyn Signer> {
+        if self.protocol.row().signs { key } else { Arc::new(Unsigned(key.public_key())) }
     }
 
     /// The block that the epoch starts at. It ranks below every certificate of the epoch.

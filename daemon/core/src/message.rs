@@ -10,7 +10,7 @@ use crate::{
     certificate::{Certificate, SuspectCertificate},
     crypto::{Digest, Signature},
     evidence::Evidence,
-    ids::{Epoch, Incarnation, Index, Term},
+    ids::{Epoch, Incarnation, Index, MemberId, Term},
     membership::Membership,
 };
 
@@ -21,7 +21,7 @@ pub enum Message {
     Batch(Arc<Batch>),
     /// A leader's next block.
     Append(Append),
-    /// A vote on a block.
+    /// A vote on a block, to whom the leader wants to have it.
     Vote(Vote),
     /// A certificate with no block to travel with. From a reader: "expect this block to commit".
     Certificate(Arc<Certificate>),
@@ -47,6 +47,21 @@ pub enum Message {
     ReadQuery(ReadQuery),
     /// The answer to it.
     ReadAnswer(ReadAnswer),
+    /// A vote again, to everybody, as no certificate has come: whoever has one answers with it.
+    LateVote(Vote),
+}
+
+/// Whom a leader wants to have the votes for a block. It is not signed, and has no bearing on safety: whoever holds a quorum's
+/// votes holds a certificate, and whoever uses one checks it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Route {
+    /// The leader, which sends the certificates on.
+    #[default]
+    Leader,
+    /// Every member: each gathers for itself.
+    Everyone,
+    /// This member, which gathers and broadcasts the certificates.
+    Member(MemberId),
 }
 
 /// The newest certificates that a leader knows.
@@ -74,6 +89,8 @@ pub struct Append {
     pub signature: Signature,
     /// The newest certificates.
     pub certificates: Certificates,
+    /// Who is to gather the votes for this block.
+    pub votes_to: Route,
 }
 
 impl Append {
@@ -218,6 +235,7 @@ impl Message {
             Self::Blocks(_) => "Blocks",
             Self::ReadQuery(_) => "ReadQuery",
             Self::ReadAnswer(_) => "ReadAnswer",
+            Self::LateVote(_) => "LateVote",
         }
     }
 

@@ -26,9 +26,13 @@ pub struct Row {
     pub name: &'static str,
     /// What members may do wrong, and with it n, f and q.
     pub faults: Faults,
-    /// Whether a block needs a Prepare certificate before Commit votes.
+    /// Whether a block needs a quorum's Prepare votes before Commit votes. Else its acceptance is enough, and the position that a
+    /// member reports is the last block that it has accepted.
     pub prepares: bool,
-    /// Where votes travel. No bearing on safety.
+    /// Whether members sign what they say. Else the channel that it comes on is believed, and who tells what others said: no
+    /// statement can be proved to anybody, and none against anybody.
+    pub signs: bool,
+    /// Where the leader wants votes to travel. No bearing on safety.
     pub votes_to: VotesTo,
 }
 
@@ -43,6 +47,10 @@ pub enum VotesTo {
     CommunicationNode,
 }
 
+/// What the protocols have in common that lies can't break.
+const BYZANTINE: Row =
+    Row { name: "", faults: Faults::Byzantine, prepares: true, signs: true, votes_to: VotesTo::Leader };
+
 impl Protocol {
     /// All protocols, in the order in which they are presented.
     pub const ALL: [Self; 4] = [Self::BftRaft, Self::Pbft, Self::Ccro, Self::Raft];
@@ -50,27 +58,30 @@ impl Protocol {
     /// The protocol's row.
     pub const fn row(self) -> Row {
         match self {
-            Self::BftRaft => {
-                Row { name: "bft-raft", faults: Faults::Byzantine, prepares: true, votes_to: VotesTo::Leader }
-            }
-            Self::Pbft => {
-                Row { name: "pbft", faults: Faults::Byzantine, prepares: true, votes_to: VotesTo::Everyone }
-            }
-            Self::Ccro => Row {
-                name: "ccro",
-                faults: Faults::Byzantine,
-                prepares: true,
-                votes_to: VotesTo::CommunicationNode,
+            Self::BftRaft => Row { name: "bft-raft", votes_to: VotesTo::Leader, ..BYZANTINE },
+            Self::Pbft => Row { name: "pbft", votes_to: VotesTo::Everyone, ..BYZANTINE },
+            Self::Ccro => Row { name: "ccro", votes_to: VotesTo::CommunicationNode, ..BYZANTINE },
+            Self::Raft => Row {
+                name: "raft",
+                faults: Faults::Crash,
+                prepares: false,
+                signs: false,
+                votes_to: VotesTo::Leader,
             },
-            Self::Raft => {
-                Row { name: "raft", faults: Faults::Crash, prepares: false, votes_to: VotesTo::Leader }
-            }
         }
     }
+}
 
-    /// Whether this release runs it.
-    pub const fn is_available(self) -> bool {
-        matches!(self, Self::BftRaft)
+impl Protocol {
+    /// Whether a running cluster may go over to another one: if they differ in nothing but where votes travel.
+    pub fn may_become(self, other: Self) -> bool {
+        Row { name: "", votes_to: VotesTo::Leader, ..self.row() }
+            == Row { name: "", votes_to: VotesTo::Leader, ..other.row() }
+    }
+
+    /// Those that a running cluster goes over to.
+    pub fn switchable() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|protocol| Self::BftRaft.may_become(*protocol))
     }
 }
 
@@ -96,4 +107,19 @@ impl std::str::FromStr for Protocol {
 #[error("unknown protocol `{name}`; known are bft-raft, pbft, ccro and raft")]
 pub struct UnknownProtocol {
     name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_byzantine_rows_may_become_each_other_and_raft_nothing_else() {
+        use Protocol::{BftRaft, Ccro, Pbft, Raft};
+        for from in [BftRaft, Pbft, Ccro] {
+            assert!([BftRaft, Pbft, Ccro].iter().all(|to| from.may_become(*to)));
+            assert!(!from.may_become(Raft) && !Raft.may_become(from));
+        }
+        assert_eq!(Protocol::switchable().collect::<Vec<_>>(), [BftRaft, Pbft, Ccro]);
+    }
 }

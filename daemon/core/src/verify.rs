@@ -11,6 +11,8 @@
 //! - an Append is signed by the leader of its term, and its batches by their origins;
 //! - a header covers the batches it stands with, and sizes are within [`crate::limits`].
 //!
+//! Where the protocol signs nothing, a signature is [`Signature::NONE`], and who told is believed; a quorum is counted all the same.
+//!
 //! What depends on a replica's state (is the term current, is the batch next) is the replica's business.
 //!
 //! Certificates repeat: a leader sends its newest with every heartbeat. Those found valid are remembered by digest
@@ -102,6 +104,9 @@ pub enum Misbehavior {
     /// Something is larger than the limits allow.
     #[error("larger than the limits allow")]
     TooLarge,
+    /// A ballot that the cluster's protocol does not hold.
+    #[error("a ballot that this protocol does not hold")]
+    NoSuchBallot,
     /// Evidence of two statements that a correct member may make.
     #[error("evidence that proves nothing")]
     NoProof,
@@ -170,8 +175,11 @@ impl Verifier {
         match message {
             Message::Batch(batch) => self.check_batch(batch),
             Message::Append(append) => self.check_append(append),
-            Message::Vote(vote) => {
+            Message::Vote(vote) | Message::LateVote(vote) => {
                 self.check_ballot(&vote.ballot)?;
+                if vote.ballot.kind.mark() == BallotKind::Prepare && !self.members.protocol().row().prepares {
+                    return Err(Misbehavior::NoSuchBallot);
+                }
                 let bytes = vote.ballot.signed_bytes(self.members.cluster());
                 self.check_signature(vote.signer, &bytes, &vote.signature)
             }
@@ -302,6 +310,11 @@ impl Verifier {
 
     pub(crate) fn check_certificate(&self, certificate: &Certificate) -> Result<(), Misbehavior> {
         self.check_ballot(&certificate.ballot)?;
+        if certificate.ballot.kind == BallotKind::Prepare && !self.members.protocol().row().prepares {
+            // The acceptance of a block, which nobody votes on.
+            let is_bare = certificate.signatures.is_empty();
+            return if is_bare { Ok(()) } else { Err(Misbehavior::NoSuchBallot) };
+        }
         self.check_signatures(&certificate.signatures, || {
             certificate.ballot.signed_bytes(self.members.cluster())
         })
@@ -310,6 +323,9 @@ impl Verifier {
     fn check_ballot(&self, ballot: &Ballot) -> Result<(), Misbehavior> {
         self.check_epoch(ballot.epoch)?;
         match ballot.kind {
+            BallotKind::Sole { .. } if !self.members.protocol().row().prepares => {
+                Err(Misbehavior::NoSuchBallot)
+            }
             BallotKind::Sole { members } if usize::from(members) != self.members.n() => {
                 Err(Misbehavior::NoQuorum)
             }
@@ -370,6 +386,10 @@ impl Verifier {
         signature: &Signature,
     ) -> Result<(), Misbehavior> {
         let member = self.members.get(signer).ok_or(Misbehavior::NotAMember(signer))?;
+        if !self.members.protocol().row().signs {
+            let is_none = *signature == Signature::NONE;
+            return if is_none { Ok(()) } else { Err(Misbehavior::BadSignature(signer)) };
+        }
         if let Some((me, own)) = &self.own
             && signer == *me
             && own.sign(bytes) == *signature

@@ -30,7 +30,7 @@ impl BadSignature {
 fn spoiled(message: &Message, spoil: impl Fn(&mut Signature)) -> Option<Message> {
     let mut message = message.clone();
     match &mut message {
-        Message::Vote(vote) => spoil(&mut vote.signature),
+        Message::Vote(vote) | Message::LateVote(vote) => spoil(&mut vote.signature),
         Message::Suspect(suspect) => spoil(&mut suspect.signature),
         Message::Append(append) => spoil(&mut append.signature),
         Message::Batch(batch) => spoil(&mut Arc::<Batch>::make_mut(batch).signature),

@@ -20,10 +20,14 @@ impl CorruptVote {
 
 impl Adversary for CorruptVote {
     fn outgoing(&mut self, to: MemberId, message: &Message) -> Vec<Parcel> {
-        let Message::Vote(vote) = message else { return vec![Parcel::now(to, message.clone())] };
+        let (Message::Vote(vote) | Message::LateVote(vote)) = message else {
+            return vec![Parcel::now(to, message.clone())];
+        };
         let mut ballot = vote.ballot;
         let at = self.chance.below(32) as usize;
         ballot.block.digest.0[at] ^= 1 << self.chance.below(8);
-        vec![Parcel::now(to, Message::Vote(self.liar.vote(ballot)))]
+        let vote = self.liar.vote(ballot);
+        let is_late = matches!(message, Message::LateVote(_));
+        vec![Parcel::now(to, if is_late { Message::LateVote(vote) } else { Message::Vote(vote) })]
     }
 }

@@ -3,7 +3,11 @@
 //!
 //! Defence: a certificate takes more correct members' votes than two conflicting blocks can both get.
 
-use bftd_core::{ballot::BallotKind, ids::MemberId, message::Message};
+use bftd_core::{
+    ballot::BallotKind,
+    ids::MemberId,
+    message::{Message, Route},
+};
 
 use crate::{Adversary, Liar, Parcel};
 
@@ -31,10 +35,16 @@ impl Adversary for DoubleVote {
         let Message::Append(append) = message else { return Vec::new() };
         let block = append.block.reference();
         let leader = self.liar.members.leader(block.term);
+        let receivers: Vec<_> = match append.votes_to {
+            Route::Leader => vec![leader],
+            Route::Everyone => self.liar.others().collect(),
+            Route::Member(node) => vec![leader, node],
+        };
         let members = u8::try_from(self.liar.members.n()).unwrap_or(u8::MAX);
         [BallotKind::Prepare, BallotKind::Commit, BallotKind::Sole { members }]
             .map(|kind| self.liar.vote(self.liar.ballot(kind, block)))
-            .map(|vote| Parcel::now(leader, Message::Vote(vote)))
-            .into()
+            .iter()
+            .flat_map(|vote| receivers.iter().map(|to| Parcel::now(*to, Message::Vote(vote.clone()))))
+            .collect()
     }
 }

@@ -106,7 +106,7 @@ impl Adversary for Equivocate {
     }
 
     fn incoming(&mut self, _from: MemberId, message: &Message) -> Vec<Parcel> {
-        let Message::Vote(vote) = message else { return Vec::new() };
+        let (Message::Vote(vote) | Message::LateVote(vote)) = message else { return Vec::new() };
         let Some(certificate) = self.chain.gather(&self.liar, vote) else { return Vec::new() };
         let is_final = certificate.is_commit();
         let message = Message::Certificate(Arc::new(certificate));

@@ -6,11 +6,12 @@ use crate::{
     Adversary, Liar, amnesia::Amnesia, bad_signature::BadSignature, censor::Censor, chance::Chance,
     corrupt_vote::CorruptVote, crash_loop::CrashLoop, double_vote::DoubleVote,
     duplicate_signer::DuplicateSigner, equivocate::Equivocate, forged_certificate::ForgedCertificate,
-    forged_evidence::ForgedEvidence, forget::Forget, fork_parent::ForkParent, future_terms::FutureTerms,
-    hidden_lock::HiddenLock, impersonate::Impersonate, junk_batches::JunkBatches, lossy::Lossy,
-    low_new_term::LowNewTerm, lying_clock::LyingClock, lying_height::LyingHeight, lying_reads::LyingReads,
-    lying_sync::LyingSync, mutate::Mutate, oversized::Oversized, relabel::Relabel, replay::Replay,
-    selective_send::SelectiveSend, silent::Silent, slow::Slow, together::Together, twin::Twin,
+    forged_evidence::ForgedEvidence, forged_tally::ForgedTally, forget::Forget, fork_parent::ForkParent,
+    future_terms::FutureTerms, hidden_lock::HiddenLock, impersonate::Impersonate, junk_batches::JunkBatches,
+    lossy::Lossy, low_new_term::LowNewTerm, lying_clock::LyingClock, lying_height::LyingHeight,
+    lying_reads::LyingReads, lying_sync::LyingSync, mutate::Mutate, oversized::Oversized, relabel::Relabel,
+    replay::Replay, selective_collector::SelectiveCollector, selective_send::SelectiveSend, silent::Silent,
+    silent_collector::SilentCollector, slow::Slow, together::Together, twin::Twin,
     withhold_certificates::WithholdCertificates, wrong_state::WrongState,
 };
 
@@ -88,6 +89,12 @@ pub enum Fault {
     JunkBatches,
     /// `mutate.rs`
     Mutate,
+    /// `silent_collector.rs`
+    SilentCollector,
+    /// `forged_tally.rs`
+    ForgedTally,
+    /// `selective_collector.rs`
+    SelectiveCollector,
 }
 
 /// What each is called, with an example where it takes a number.
@@ -127,6 +134,9 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::LyingClock, "lying-clock"),
     (Fault::JunkBatches, "junk-batches"),
     (Fault::Mutate, "mutate"),
+    (Fault::SilentCollector, "silent-collector"),
+    (Fault::ForgedTally, "forged-tally"),
+    (Fault::SelectiveCollector, "selective-collector"),
 ];
 
 /// Makes a liar misbehave. The same seed is the same behaviour.
@@ -172,6 +182,9 @@ pub fn adversary(fault: Fault, liar: Liar, seed: u64) -> Box<dyn Adversary> {
         Fault::LyingClock => Box::new(LyingClock::new(&liar, chance)),
         Fault::JunkBatches => Box::new(JunkBatches::new(liar, chance)),
         Fault::Mutate => Box::new(Mutate::new(liar, chance)),
+        Fault::SilentCollector => Box::new(SilentCollector::new(liar)),
+        Fault::ForgedTally => Box::new(ForgedTally::new(liar, chance)),
+        Fault::SelectiveCollector => Box::new(SelectiveCollector::new(liar, chance)),
     }
 }
 
@@ -179,6 +192,28 @@ impl Fault {
     /// Whether it does its worst when its process dies and starts again, often.
     pub fn wants_restarts(self) -> bool {
         matches!(self, Self::Amnesia | Self::CrashLoop)
+    }
+
+    /// Whether it is a lie of a communication node: of use only where votes travel to one.
+    pub fn is_of_collectors(self) -> bool {
+        matches!(self, Self::SilentCollector | Self::ForgedTally | Self::SelectiveCollector)
+    }
+
+    /// Whether it says what is not so. Else it loses, delays or leaves out, as crashed machines and networks do.
+    pub fn is_lie(self) -> bool {
+        !matches!(
+            self,
+            Self::Delay(_)
+                | Self::Drop(_)
+                | Self::Silent
+                | Self::Slow
+                | Self::CrashLoop
+                | Self::Censor
+                | Self::SelectiveSend
+                | Self::WithholdCertificates
+                | Self::SilentCollector
+                | Self::SelectiveCollector
+        )
     }
 
     /// All there are; those that take a number, with the one that [`Fault::from_str`] shows as an example.

@@ -13,7 +13,7 @@ use bftd_core::{
     ids::{BatchNumber, Epoch, Incarnation, Index, MemberId, Term},
     message::{
         Append, Blocks, Certificates, EnterTerm, FetchAncestors, FetchCommitted, Heartbeat, Message, NewTerm,
-        ReadAnswer, ReadQuery, ReadRound,
+        ReadAnswer, ReadQuery, ReadRound, Route,
     },
 };
 
@@ -34,6 +34,7 @@ pub(crate) enum Field<'a> {
     Batches(&'a mut Vec<Arc<Batch>>),
     Blocks(&'a mut Vec<Arc<Block>>),
     Requests(&'a mut Vec<Request>),
+    Route(&'a mut Route),
 }
 
 type Visit<'v> = dyn FnMut(Field<'_>) + 'v;
@@ -42,12 +43,13 @@ type Visit<'v> = dyn FnMut(Field<'_>) + 'v;
 pub(crate) fn visit(message: &mut Message, visit: &mut Visit<'_>) {
     match message {
         Message::Batch(it) => batch(Arc::make_mut(it), visit),
-        Message::Append(Append { block: it, signature, certificates: both }) => {
+        Message::Append(Append { block: it, signature, certificates: both, votes_to }) => {
             block(it, visit);
             visit(Field::Signature(signature));
             certificates(both, visit);
+            visit(Field::Route(votes_to));
         }
-        Message::Vote(it) => vote(it, visit),
+        Message::Vote(it) | Message::LateVote(it) => vote(it, visit),
         Message::Certificate(it) => certificate(Arc::make_mut(it), visit),
         Message::Heartbeat(Heartbeat {
             epoch: Epoch(epoch),

@@ -100,7 +100,7 @@ impl Adversary for ForgedCertificate {
         let mut parcels = vec![Parcel::now(to, message.clone())];
         let mut lie = message.clone();
         match &mut lie {
-            Message::Vote(vote) => {
+            Message::Vote(vote) | Message::LateVote(vote) => {
                 self.learn(vote);
                 return parcels;
             }
@@ -116,7 +116,7 @@ impl Adversary for ForgedCertificate {
     }
 
     fn incoming(&mut self, _from: MemberId, message: &Message) -> Vec<Parcel> {
-        if let Message::Vote(vote) = message {
+        if let Message::Vote(vote) | Message::LateVote(vote) = message {
             self.learn(vote);
         }
         Vec::new()

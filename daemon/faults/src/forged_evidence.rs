@@ -40,7 +40,7 @@ impl ForgedEvidence {
 
     fn learn(&mut self, message: &Message) {
         match message {
-            Message::Vote(vote) => remember(&mut self.votes, vote.clone()),
+            Message::Vote(vote) | Message::LateVote(vote) => remember(&mut self.votes, vote.clone()),
             Message::Certificate(certificate) => {
                 for (signer, signature) in &certificate.signatures {
                     let vote = Vote { ballot: certificate.ballot, signer: *signer, signature: *signature };

@@ -167,7 +167,7 @@ impl Adversary for Forget {
                 }
                 Vec::new()
             }
-            Message::Vote(vote) => {
+            Message::Vote(vote) | Message::LateVote(vote) => {
                 let certificate = self.chain.gather(&self.liar, vote);
                 certificate
                     .map_or_else(Vec::new, |it| self.liar.to_others(&Message::Certificate(Arc::new(it))))

@@ -28,7 +28,7 @@ impl Impersonate {
     fn renamed(&self, message: &Message, name: MemberId) -> Option<Message> {
         let mut message = message.clone();
         match &mut message {
-            Message::Vote(vote) => vote.signer = name,
+            Message::Vote(vote) | Message::LateVote(vote) => vote.signer = name,
             Message::Suspect(suspect) => suspect.signer = name,
             Message::EnterTerm(enter) => Arc::make_mut(enter).vote.signer = name,
             Message::Batch(batch) => {

@@ -20,6 +20,7 @@ mod fields;
 mod forged_certificate;
 mod forged_chain;
 mod forged_evidence;
+mod forged_tally;
 mod forget;
 mod fork_parent;
 mod future_terms;
@@ -36,8 +37,10 @@ mod mutate;
 mod oversized;
 mod relabel;
 mod replay;
+mod selective_collector;
 mod selective_send;
 mod silent;
+mod silent_collector;
 mod slow;
 mod tally;
 mod together;
@@ -55,7 +58,7 @@ use bftd_core::{
     ids::{MemberId, Now, Term},
     limits::Timing,
     membership::Membership,
-    message::{Append, Certificates, Message},
+    message::{Append, Certificates, Message, Route},
     verify::Verifier,
 };
 
@@ -172,9 +175,15 @@ impl Liar {
         Vote::sign(self.members.cluster(), ballot, self.me, &*self.signer)
     }
 
+    /// A block of its own: it gathers the votes itself.
     fn append(&self, block: Arc<Block>, certificates: Certificates) -> Append {
         let signature = self.signer.sign(&Proposal::signed_bytes(block.header()));
-        Append { block, signature, certificates }
+        Append { block, signature, certificates, votes_to: Route::Leader }
+    }
+
+    /// Whether the honest replica broadcasts this certificate because it has gathered the votes for another leader.
+    fn collects(&self, message: &Message) -> bool {
+        matches!(message, Message::Certificate(it) if !self.leads(it.block().term))
     }
 }
 

@@ -9,7 +9,7 @@ use bftd_core::{
     ballot::{BallotKind, Suspect, TermVote},
     block::{Block, Header},
     ids::{MemberId, Now},
-    message::Message,
+    message::{Message, Route},
 };
 
 use crate::{
@@ -63,7 +63,9 @@ impl Mutate {
         let Liar { me, members, signer, .. } = &self.liar;
         let cluster = members.cluster();
         match message {
-            Message::Vote(vote) if vote.signer == *me => *vote = self.liar.vote(vote.ballot),
+            Message::Vote(vote) | Message::LateVote(vote) if vote.signer == *me => {
+                *vote = self.liar.vote(vote.ballot)
+            }
             Message::Suspect(it) if it.signer == *me => {
                 *it = Suspect::sign(cluster, it.epoch, it.term, *me, &**signer);
             }
@@ -119,6 +121,13 @@ pub(crate) fn alter(field: Field<'_>, chance: &mut Chance) {
         Field::Batches(list) => alter_list(list, chance),
         Field::Blocks(list) => alter_list(list, chance),
         Field::Requests(list) => alter_list(list, chance),
+        Field::Route(route) => {
+            *route = match chance.below(3) {
+                0 => Route::Leader,
+                1 => Route::Everyone,
+                _ => Route::Member(MemberId(chance.below(6) as u8)),
+            };
+        }
     }
 }
 

@@ -37,7 +37,7 @@ impl Relabel {
         }
         let mut message = message.clone();
         match &mut message {
-            Message::Vote(vote) => {
+            Message::Vote(vote) | Message::LateVote(vote) => {
                 vote.ballot.epoch = epoch;
                 if signs_anew {
                     *vote = Vote::sign(cluster, vote.ballot, *me, &**signer);

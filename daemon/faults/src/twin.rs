@@ -144,7 +144,7 @@ impl Second {
         let mut tables = MemoryTables::default();
         let machine = StateMachine::open(&mut tables, members.root()).expect("memory does not fail");
         let states = machine.recent_digests();
-        let setup = Setup { me, members, signer, timing };
+        let setup = Setup { me, members, signer, timing, protocol: None, one_round: true };
         Self {
             replica: Replica::start(setup, Durable::default(), states, now),
             durable: Durable::default(),

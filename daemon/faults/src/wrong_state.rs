@@ -39,7 +39,7 @@ impl Adversary for WrongState {
     }
 
     fn incoming(&mut self, _from: MemberId, message: &Message) -> Vec<Parcel> {
-        let Message::Vote(vote) = message else { return Vec::new() };
+        let (Message::Vote(vote) | Message::LateVote(vote)) = message else { return Vec::new() };
         let certificate = self.chain.gather(&self.liar, vote);
         certificate.map_or_else(Vec::new, |it| self.liar.to_others(&Message::Certificate(Arc::new(it))))
     }

@@ -23,7 +23,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use bftd_core::crypto::Digest;
+use bftd_core::{crypto::Digest, protocol::Protocol};
 use bftd_faults::Fault;
 
 use crate::{
@@ -36,12 +36,21 @@ use crate::{
 /// What is simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// What they run.
+    pub protocol: Protocol,
     /// How many members.
     pub nodes: u8,
     /// Whether signatures are real ones.
     pub ed25519: bool,
     /// What a liar does in every run; what else goes wrong is for the seed to say.
     pub adversary: Option<Fault>,
+}
+
+impl Options {
+    /// So many members that run a protocol; what goes wrong is for the seed to say.
+    pub const fn of(protocol: Protocol, nodes: u8) -> Self {
+        Self { protocol, nodes, ed25519: false, adversary: None }
+    }
 }
 
 /// What a run was like.
@@ -141,7 +150,7 @@ mod tests {
     use super::*;
     use crate::event::Event;
 
-    const FOUR: Options = Options { nodes: 4, ed25519: false, adversary: None };
+    const FOUR: Options = Options::of(Protocol::BftRaft, 4);
 
     #[test]
     fn seeds_hold() {

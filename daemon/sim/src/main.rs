@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use bftd_core::protocol::Protocol;
 use bftd_faults::Fault;
 use bftd_sim::{Failure, Options, Report, run, story::play};
 use clap::Parser;
@@ -20,9 +21,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  bftd-sim --nodes 4 --seeds 10000\n  bftd-sim --nodes 4 --seed 42 --trace\n  bftd-sim --nodes 4 --adversary equivocate"
+    after_help = "Examples:\n  bftd-sim --nodes 4 --seeds 10000\n  bftd-sim --nodes 4 --seed 42 --trace\n  bftd-sim --nodes 4 --adversary equivocate\n  bftd-sim --protocol raft --nodes 3"
 )]
 struct Arguments {
+    /// What they run: bft-raft, pbft, ccro or raft.
+    #[arg(long, default_value_t)]
+    protocol: Protocol,
     /// How many members.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..))]
     nodes: u8,
@@ -72,8 +76,8 @@ fn main() -> ExitCode {
     if let Some(path) = &arguments.story {
         return tell_story(path);
     }
-    let Arguments { nodes, ed25519, adversary, .. } = arguments;
-    let options = Options { nodes, ed25519, adversary };
+    let Arguments { protocol, nodes, ed25519, adversary, .. } = arguments;
+    let options = Options { protocol, nodes, ed25519, adversary };
     match arguments.seed {
         Some(seed) => replay(&options, seed, arguments.trace),
         None => search(&options, &arguments),
@@ -115,8 +119,8 @@ fn tell(options: &Options, seed: u64, failure: &Failure) {
     let real = if options.ed25519 { " --ed25519" } else { "" };
     let liar = options.adversary.map_or_else(String::new, |fault| format!(" --adversary {fault}"));
     println!(
-        "  replay: cargo run --release -p bftd-sim -- --nodes {}{real}{liar} --seed {seed} --trace",
-        options.nodes
+        "  replay: cargo run --release -p bftd-sim -- --protocol {} --nodes {}{real}{liar} --seed {seed} --trace",
+        options.protocol, options.nodes
     );
 }
 
@@ -174,8 +178,9 @@ fn search(options: &Options, arguments: &Arguments) -> ExitCode {
     let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     failures.sort_by_key(|(seed, _)| *seed);
     println!(
-        "{ran} seeds of {} nodes in {seconds:.1} s: {:.0} seeds/s, {:.1} simulated hours",
+        "{ran} seeds of {} nodes of {} in {seconds:.1} s: {:.0} seeds/s, {:.1} simulated hours",
         options.nodes,
+        options.protocol,
         ran as f64 / seconds,
         sum.virtual_us as f64 / 3.6e9
     );

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use bftd_core::{ids::MemberId, limits::Timing, message::Message};
+use bftd_core::{ids::MemberId, limits::Timing, message::Message, protocol::Protocol};
 use bftd_faults::Fault;
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     /// How many writes and reads clients ask for meanwhile.
     pub writes: u32,
     pub reads: u32,
+    /// How often an operator has the cluster go over to another protocol meanwhile.
+    pub switches: u32,
     /// A message's time on the way: at least, and at most.
     pub delay_us: (u64, u64),
     /// A sync's time.
@@ -101,7 +103,7 @@ impl Kind {
     pub fn of(message: &Message) -> Self {
         match message {
             Message::Append(_) => Self::Append,
-            Message::Vote(vote) => match vote.ballot.kind {
+            Message::Vote(vote) | Message::LateVote(vote) => match vote.ballot.kind {
                 bftd_core::ballot::BallotKind::Prepare | bftd_core::ballot::BallotKind::Sole { .. } => {
                     Self::Prepare
                 }
@@ -135,6 +137,7 @@ impl Plan {
             chaos_us: 0,
             writes: 0,
             reads: 0,
+            switches: 0,
             delay_us: (1_000, 1_000),
             sync_us: (200, 200),
             execute_us: (0, 0),
@@ -157,7 +160,7 @@ impl Plan {
         }
     }
 
-    pub fn draw(options: &Options, f: usize, random: &mut ChaCha8Rng) -> Self {
+    pub fn draw(options: &Options, random: &mut ChaCha8Rng) -> Self {
         let n = options.nodes;
         let base = random.random_range(1..=4_u64) * 60_000;
         let timing = Timing {
@@ -183,7 +186,7 @@ impl Plan {
             }
             chosen
         };
-        let liars = draw_liars(options, f, random);
+        let liars = draw_liars(options, random);
         let mut partial = kinds(random, 0.6, (0.1, 0.9));
         if liars.values().any(|lie| matches!(lie, (Fault::Forget, _))) && random.random_bool(0.7) {
             // Its lies need members whose positions differ.
@@ -191,11 +194,14 @@ impl Plan {
         }
         let all_links = random.random_bool(0.5);
         let links = (1..=n).flat_map(|from| (1..=n).map(move |to| (MemberId(from), MemberId(to))));
+        let may_switch = matches!(options.protocol, Protocol::Pbft | Protocol::Ccro);
+        let switches = if may_switch && random.random_bool(0.2) { random.random_range(1..=2) } else { 0 };
         let lossy_links = links.filter(|_| all_links || random.random_bool(0.3)).collect();
         Self {
             timing,
             chaos_us: random.random_range(200_000..1_600_000),
             writes: random.random_range(1..=10),
+            switches,
             reads: if random.random_bool(0.5) { random.random_range(1..=12) } else { 0 },
             delay_us: if slow_net { (200, 40_000) } else { (50, 2_000) },
             sync_us: if slow_disk { (200, 40_000) } else { (50, 1_000) },
@@ -230,18 +236,22 @@ impl Plan {
 }
 
 /// Nobody lies in many runs. Some lies need much else to go wrong: they are drawn more often.
-fn draw_liars(options: &Options, f: usize, random: &mut ChaCha8Rng) -> BTreeMap<MemberId, (Fault, u64)> {
+fn draw_liars(options: &Options, random: &mut ChaCha8Rng) -> BTreeMap<MemberId, (Fault, u64)> {
     let mut liars = BTreeMap::new();
+    let f = most_liars(options);
     let has_any = random.random_bool(0.6) || options.adversary.is_some();
     if f == 0 || !has_any {
         return liars;
     }
-    let all: Vec<_> = Fault::all().collect();
+    let has_collectors = options.protocol == Protocol::Ccro;
+    let all: Vec<_> = Fault::all().filter(|fault| has_collectors || !fault.is_of_collectors()).collect();
+    let of_collectors: Vec<_> = Fault::all().filter(|fault| fault.is_of_collectors()).collect();
     for number in 0..random.random_range(1..=f) {
         let fault = match (number, options.adversary, random.random_range(0..10)) {
             (0, Some(fault), _) => fault,
             (_, _, 0..2) => Fault::Equivocate,
             (_, _, 2..4) => Fault::Forget,
+            (_, _, 4..6) if has_collectors => of_collectors[random.random_range(0..of_collectors.len())],
             _ => all[random.random_range(0..all.len())],
         };
         // One that leads early often, as most terms are early ones: the second who needs a term before.
@@ -250,6 +260,14 @@ fn draw_liars(options: &Options, f: usize, random: &mut ChaCha8Rng) -> BTreeMap<
         liars.entry(MemberId(id)).or_insert((fault, random.next_u64()));
     }
     liars
+}
+
+/// How many members may lie: as many as the protocol takes, and where it takes none, one that is asked for.
+fn most_liars(options: &Options) -> usize {
+    match options.protocol {
+        Protocol::BftRaft | Protocol::Pbft | Protocol::Ccro => (usize::from(options.nodes) - 1) / 3,
+        Protocol::Raft => usize::from(options.adversary.is_some()),
+    }
 }
 
 /// A time between two bounds.

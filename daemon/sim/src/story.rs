@@ -6,12 +6,14 @@
 //!
 //! | command | what it does |
 //! |---|---|
+//! | `protocol NAME` | the members run it (before all other commands; else bft-raft) |
 //! | `liar NODE FAULT SEED` | the member lies (before the first other command) |
 //! | `write NODE KEY`, `read NODE KEY` | a client of the member asks |
 //! | `run MS` | time passes |
 //! | `cut NODES \| NODES` | the links between them are cut, both ways |
 //! | `lose KIND` | messages of the kind are lost |
 //! | `mend` | nothing is cut or lost any more |
+//! | `switch NODE NAME` | an operator at the member has the cluster go over to another protocol |
 //! | `crash NODE`, `start NODE` | |
 //! | `end` | faults stop, and all must get done; then how it ended |
 //!
@@ -23,7 +25,11 @@ use std::{
     rc::Rc,
 };
 
-use bftd_core::{ids::MemberId, message::Message};
+use bftd_core::{
+    ids::MemberId,
+    message::{Message, Route},
+    protocol::Protocol,
+};
 use bftd_faults::Fault;
 
 use crate::{
@@ -35,7 +41,8 @@ use crate::{
     world::World,
 };
 
-const OPTIONS: Options = Options { nodes: 4, ed25519: false, adversary: None };
+/// How many members there are.
+const NODES: u8 = 4;
 
 /// Plays a story.
 ///
@@ -44,17 +51,21 @@ const OPTIONS: Options = Options { nodes: 4, ed25519: false, adversary: None };
 pub fn play(story: &str) -> Result<String, String> {
     let commands: Vec<_> = story.lines().filter_map(|line| line.strip_prefix("> ")).collect();
     let mut liars = BTreeMap::new();
+    let mut options = Options::of(Protocol::BftRaft, NODES);
     for command in &commands {
+        if let ["protocol", name] = words(command)[..] {
+            options.protocol = protocol(name)?;
+        }
         if let ["liar", node, fault, seed] = words(command)[..] {
             let fault: Fault = fault.parse().map_err(|error| format!("{error}"))?;
             liars.insert(member(node)?, (fault, seed.parse().map_err(|_| format!("no seed: {seed}"))?));
         }
     }
     let told = Rc::new(RefCell::new(Told::default()));
-    let (members, check) = World::about(&OPTIONS);
+    let (members, check) = World::about(&options);
     let correct = members.ids().filter(|id| !liars.contains_key(id)).collect();
     let mut teller = Teller { oracle: Oracle::new(&members, check, correct), told: Rc::clone(&told) };
-    let mut world = World::staged(&OPTIONS, liars, &mut teller);
+    let mut world = World::staged(&options, liars, &mut teller);
     let mut has_begun = false;
     let mut output = Vec::new();
     let mut lines = story.lines().peekable();
@@ -68,7 +79,7 @@ pub fn play(story: &str) -> Result<String, String> {
         let Some(command) = line.strip_prefix("> ") else { continue };
         output.push(line.to_owned());
         let words = words(command);
-        let is_cast = words.first() == Some(&"liar");
+        let is_cast = matches!(words.first(), Some(&"liar" | &"protocol"));
         let mut result = Ok(());
         if !has_begun && !is_cast {
             has_begun = true;
@@ -91,8 +102,12 @@ fn words(command: &str) -> Vec<&str> {
 }
 
 fn member(text: &str) -> Result<MemberId, String> {
-    let id = text.parse().ok().filter(|id| (1..=OPTIONS.nodes).contains(id));
+    let id = text.parse().ok().filter(|id| (1..=NODES).contains(id));
     id.map(MemberId).ok_or_else(|| format!("no member: {text:?}"))
+}
+
+fn protocol(name: &str) -> Result<Protocol, String> {
+    name.parse().map_err(|error| format!("{error}"))
 }
 
 fn perform(world: &mut World<'_>, words: &[&str]) -> Result<Result<(), Violation>, String> {
@@ -120,6 +135,7 @@ fn perform(world: &mut World<'_>, words: &[&str]) -> Result<Result<(), Violation
             world.stage_mend();
             Ok(())
         }
+        ["switch", node, name] => world.stage_switch(member(node)?, protocol(name)?),
         ["crash", node] => world.stage_crash(member(node)?),
         ["start", node] => world.stage_start(member(node)?),
         ["end"] => world.stage_end(),
@@ -215,6 +231,14 @@ impl Told {
                     .sole
                     .map_or(String::new(), |it| format!(", having voted for block {}", it.index));
                 self.does(from, format!("enters term {}, with {at}{sole}", enter.vote.term));
+            }
+            Message::Append(append) => match append.votes_to {
+                Route::Leader => {}
+                Route::Everyone => self.does(from, "has everybody gather the votes".to_owned()),
+                Route::Member(node) => self.does(from, format!("has member {node} gather the votes")),
+            },
+            Message::LateVote(vote) if vote.signer == from => {
+                self.does(from, format!("votes for block {} again, to everybody", vote.ballot.block.index));
             }
             Message::NewTerm(new_term) => {
                 let position = new_term.position.as_ref().map_or(0, |position| position.block().index.0);

@@ -119,18 +119,20 @@ fn say(message: &Message) -> String {
         Message::Append(append) => {
             let block = append.block.reference();
             format!(
-                "{name} {}/{} {:?} on {:?}, {} batches",
+                "{name} {}/{} {:?} on {:?}, {} batches, votes to {:?}",
                 block.term,
                 block.index,
                 block.digest,
                 append.block.header().parent,
-                append.block.batches().len()
+                append.block.batches().len(),
+                append.votes_to
             )
         }
-        Message::Vote(vote) => {
+        Message::Vote(vote) | Message::LateVote(vote) => {
             let block = vote.ballot.block;
+            let late = if matches!(message, Message::LateVote(_)) { "late " } else { "" };
             format!(
-                "{:?} vote of {} for {}/{} {:?}",
+                "{late}{:?} vote of {} for {}/{} {:?}",
                 vote.ballot.kind, vote.signer, block.term, block.index, block.digest
             )
         }

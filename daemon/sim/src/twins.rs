@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bftd_core::ids::MemberId;
+use bftd_core::{ids::MemberId, protocol::Protocol};
 use bftd_faults::Sides;
 
 use crate::{Failure, Options, event::Violation, oracle::Oracle, plan::Kind, world::World};
@@ -48,7 +48,7 @@ const SEEK_US: u64 = 4_000_000;
 /// # Errors
 /// What the oracle found.
 pub fn play(twin: MemberId, rounds: &[Round]) -> Result<usize, Failure> {
-    let options = Options { nodes: MEMBERS, ed25519: false, adversary: None };
+    let options = Options::of(Protocol::BftRaft, MEMBERS);
     let (members, check) = World::about(&options);
     let correct: BTreeSet<_> = members.ids().filter(|id| *id != twin).collect();
     let mut oracle = Oracle::new(&members, check, correct);

@@ -70,6 +70,7 @@ enum Next {
     Mend,
     Write,
     Read,
+    Switch,
     Calm,
 }
 
@@ -98,8 +99,7 @@ type Step = Result<(), Violation>;
 impl<'a> World<'a> {
     pub fn new(options: &Options, seed: u64, observer: &'a mut dyn Observer) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let (members, _) = Self::about(options);
-        let plan = Plan::draw(options, members.f(), &mut random);
+        let plan = Plan::draw(options, &mut random);
         Self::with_plan(options, plan, random, observer)
     }
 
@@ -111,12 +111,12 @@ impl<'a> World<'a> {
         observer: &'a mut dyn Observer,
     ) -> Self {
         let scheme = Scheme::new(options.nodes, options.ed25519);
-        let members = Arc::new(membership(&scheme));
+        let members = Arc::new(membership(&scheme, options.protocol));
         let verifier = Arc::new(Verifier::new(Arc::clone(&members), Arc::clone(&scheme.check)));
         let mut nodes = BTreeMap::new();
         for id in members.ids() {
             let (members, verifier) = (Arc::clone(&members), Arc::clone(&verifier));
-            let signer = Arc::clone(&scheme.signers[&id]);
+            let signer = members.signer(Arc::clone(&scheme.signers[&id]));
             let liar = Liar { me: id, members: Arc::clone(&members), signer, verifier, timing: plan.timing };
             let adversary = plan.liars.get(&id).map(|(fault, seed)| adversary(*fault, liar, *seed));
             let skew_ms = random.random_range(-plan.skew_ms..=plan.skew_ms);
@@ -145,7 +145,7 @@ impl<'a> World<'a> {
     /// The members of a run, and who can check their signatures: what an oracle starts from.
     pub fn about(options: &Options) -> (Membership, Arc<dyn bftd_core::crypto::CheckSignature>) {
         let scheme = Scheme::new(options.nodes, options.ed25519);
-        (membership(&scheme), scheme.check)
+        (membership(&scheme, options.protocol), scheme.check)
     }
 
     pub fn run(mut self) -> Result<Report, (Violation, u64)> {
@@ -168,6 +168,10 @@ impl<'a> World<'a> {
         for _ in 0..self.plan.reads {
             let at = self.random.random_range(0..self.plan.chaos_us);
             self.schedule(at, Next::Read);
+        }
+        for _ in 0..self.plan.switches {
+            let at = self.random.random_range(0..self.plan.chaos_us);
+            self.schedule(at, Next::Switch);
         }
         self.schedule_fault(self.plan.crash_every_us, Next::Crash);
         self.schedule_fault(self.plan.cut_every_us, Next::Cut);
@@ -263,6 +267,7 @@ impl<'a> World<'a> {
             }
             Next::Write => self.write(),
             Next::Read => self.read(),
+            Next::Switch => self.switch(),
             Next::Calm => self.calm(),
         }
     }
@@ -347,14 +352,14 @@ fn key(number: u32) -> Bytes {
     format!("key{number}").into()
 }
 
-fn membership(scheme: &Scheme) -> Membership {
+fn membership(scheme: &Scheme, protocol: Protocol) -> Membership {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
     let members = scheme
         .signers
         .iter()
         .map(|(id, signer)| Member { id: *id, name: format!("node{id}"), key: signer.public_key(), address })
         .collect();
-    let genesis = Genesis { name: "sim".to_owned(), protocol: Protocol::BftRaft, created_ms: 0, members };
+    let genesis = Genesis { name: "sim".to_owned(), protocol, created_ms: 0, members };
     genesis.membership().expect("the simulated members form a cluster")
 }
 
@@ -362,6 +367,6 @@ fn membership(scheme: &Scheme) -> Membership {
 pub(crate) fn correct_members(options: &Options, seed: u64) -> BTreeSet<MemberId> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (members, _) = World::about(options);
-    let plan = Plan::draw(options, members.f(), &mut random);
+    let plan = Plan::draw(options, &mut random);
     members.ids().filter(|id| !plan.liars.contains_key(id)).collect()
 }

@@ -35,6 +35,8 @@ fn service() -> (NodeService, tempfile::TempDir) {
         uncommitted: 0,
         pooled: 0,
         catching_up: false,
+        protocol: members.protocol(),
+        next_protocol: members.protocol(),
     };
     let genesis = Genesis {
         name: "test".into(),

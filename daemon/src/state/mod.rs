@@ -32,6 +32,7 @@ use bftd_core::{
     crypto::{ClusterId, Digest},
     ids::Index,
     kv::{self, BlockOutcome, Head, StateMachine},
+    protocol::Protocol,
 };
 use redb::{Database, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 
@@ -163,6 +164,11 @@ impl StateStore {
     /// How far execution has come.
     pub fn head(&self) -> Head {
         self.machine.head()
+    }
+
+    /// The protocol that a request has set last: see [`StateMachine::protocol`].
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.machine.protocol()
     }
 
     /// The states after the last indices, rising: see [`StateMachine::recent_digests`].

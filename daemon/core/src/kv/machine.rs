@@ -31,12 +31,15 @@ use crate::{
     crypto::Digest,
     ids::Index,
     limits::REMEMBERED_STATES,
+    protocol::Protocol,
 };
 
 /// In [`Table::Meta`]: the [`Head`].
 const HEAD: &[u8] = b"head";
 /// In [`Table::Meta`]: the index at which the last [`StateMachine::save`] was.
 const SAVED: &[u8] = b"saved";
+/// In [`Table::Meta`]: the protocol that was set last.
+const PROTOCOL: &[u8] = b"protocol";
 /// In [`Table::Meta`]: followed by a slot of two bytes, a recent index and the state after it.
 const RECENT: &[u8] = b"recent";
 /// How many keys of a prefix are deleted at once.
@@ -89,6 +92,9 @@ pub enum Error<E> {
 #[derive(Clone, Debug)]
 pub struct StateMachine {
     head: Head,
+    /// What requests have set; none while the genesis says it. Not covered by the digest: it decides who is sent votes, which is
+    /// of no consequence for safety.
+    protocol: Option<Protocol>,
     buckets: Buckets,
     /// The last states, rising by index; at most [`REMEMBERED_STATES`].
     recent: VecDeque<(Index, Digest)>,
@@ -132,7 +138,12 @@ impl StateMachine {
         if buckets.state(head.revision) != head.state {
             return Err(Error::Damaged("the digest of the state"));
         }
-        let mut machine = Self { head, buckets, recent: VecDeque::new(), unsaved: 0, buffer: Vec::new() };
+        let protocol = tables
+            .read(Table::Meta, PROTOCOL, |bytes| postcard::from_bytes(bytes).ok())?
+            .map(|protocol| protocol.ok_or(Error::Damaged("the record of the protocol")))
+            .transpose()?;
+        let (recent, buffer) = (VecDeque::new(), Vec::new());
+        let mut machine = Self { head, protocol, buckets, recent, unsaved: 0, buffer };
         machine.load_recent(tables)?;
         Ok(machine)
     }
@@ -140,6 +151,11 @@ impl StateMachine {
     /// How far execution has come.
     pub fn head(&self) -> Head {
         self.head
+    }
+
+    /// The protocol that a request has set last, if any has.
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.protocol
     }
 
     /// The states after the last indices, rising, the last executed one included: at most
@@ -250,6 +266,12 @@ impl StateMachine {
             Operation::DeletePrefix { prefix } => {
                 let keys = self.delete_prefix(tables, prefix)?;
                 Ok(self.deleted(keys))
+            }
+            Operation::SetProtocol { protocol } => {
+                let value = postcard::to_stdvec(&protocol).expect("encoding into a growing buffer succeeds");
+                tables.put(Table::Meta, PROTOCOL, &value)?;
+                self.protocol = Some(protocol);
+                Ok(Outcome::ProtocolSet { revision: self.head.revision, protocol })
             }
         }
     }

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MAX_KEY, MAX_VALUE};
+use crate::{
+    limits::{MAX_KEY, MAX_VALUE},
+    protocol::Protocol,
+};
 
 /// A change, decided by consensus. `B` is how its keys and values are held.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,11 @@ pub enum Operation<B = Bytes> {
     DeletePrefix {
         /// The prefix.
         prefix: B,
+    },
+    /// Lets the cluster go over to another protocol, from the next term on. No key is changed.
+    SetProtocol {
+        /// The protocol.
+        protocol: Protocol,
     },
 }
 
@@ -60,6 +68,10 @@ impl<B: AsRef<[u8]>> Operation<B> {
             Self::DeletePrefix { prefix } => {
                 let bytes = prefix.as_ref().len();
                 if bytes > MAX_KEY { Err(Refusal::KeyLength { bytes: bytes as u64 }) } else { Ok(()) }
+            }
+            Self::SetProtocol { protocol } => {
+                let is_known = Protocol::switchable().any(|known| known == *protocol);
+                if is_known { Ok(()) } else { Err(Refusal::Protocol) }
             }
         }
     }
@@ -128,6 +140,13 @@ pub enum Outcome {
     },
     /// The operation can't be executed by anybody; nothing was changed.
     Refused(Refusal),
+    /// The cluster goes over to a protocol.
+    ProtocolSet {
+        /// The store's revision, which is what it was.
+        revision: u64,
+        /// The protocol.
+        protocol: Protocol,
+    },
 }
 
 /// Why an operation can't be executed.
@@ -148,6 +167,11 @@ pub enum Refusal {
     /// The request is not an operation.
     #[error("the request is not an operation that this version knows")]
     Malformed,
+    /// No running cluster goes over to this protocol.
+    #[error(
+        "a running cluster goes over from one of bft-raft, pbft and ccro to another; raft is for crashes alone"
+    )]
+    Protocol,
 }
 
 /// A key's value and history in numbers, as in etcd.

@@ -9,6 +9,7 @@ use crate::{
     crypto::{ClusterId, Digest, Signature},
     ids::{BatchNumber, Epoch, Incarnation, Index, MemberId, Term},
     limits::{MAX_KEY, MAX_VALUE, REMEMBERED_STATES},
+    protocol::Protocol,
 };
 
 const ROOT: BlockRef = BlockRef { term: Term(0), index: Index(0), digest: Digest([7; 32]) };
@@ -480,6 +481,7 @@ impl Model {
     fn apply(&mut self, operation: &Operation) {
         let next = self.revision + 1;
         match operation.clone() {
+            Operation::SetProtocol { .. } => {}
             Operation::Put { key, value, expect } => {
                 let old = self.entries.get(&key);
                 let holds = match expect {
@@ -590,4 +592,19 @@ proptest! {
 fn the_revision_is_part_of_the_digest() {
     let tables = MemoryTables::default();
     assert_ne!(recompute(&tables, 1).unwrap(), recompute(&tables, 2).unwrap());
+}
+
+#[test]
+fn a_protocol_is_set_kept_and_changes_no_key() {
+    let mut store = Store::new();
+    assert_eq!(store.machine.protocol(), None);
+    let before = store.machine.head();
+    let set = |protocol| Operation::SetProtocol { protocol };
+    let outcomes = store.run(&[set(Protocol::Ccro), set(Protocol::Raft)]);
+    let set_now = Outcome::ProtocolSet { revision: before.revision, protocol: Protocol::Ccro };
+    assert_eq!(outcomes, [set_now, Outcome::Refused(Refusal::Protocol)]);
+    let after = store.machine.head();
+    assert_eq!((after.state, after.revision), (before.state, before.revision));
+    store.reopen();
+    assert_eq!(store.machine.protocol(), Some(Protocol::Ccro), "it stands in the transaction of its block");
 }

@@ -8,7 +8,8 @@
 //! - a **missing block**: an Append of the term skips an index;
 //! - a **missing certificate**: an Append says that a block is committed, and when the next one comes no Prepare certificate of
 //!   that block or a later one has come, alone or with an Append. (A leader sends it before anybody can vote Commit. It takes
-//!   another way than Appends, so it gets the time of a whole block more. What a heartbeat repeats does not count.)
+//!   another way than Appends, so it gets the time of a whole block more. What a heartbeat repeats does not count. Nor do blocks whose
+//!   votes others gather, or that have no Prepare certificates.)
 //! - a **late batch** of this member's: committed only after [`LATE`] times what was usual, and a heartbeat's time. What was on its way
 //!   when the last late one came is late for the same reason.
 //! - a **corrupt message**: one that the verifier refuses, or that no correct member sends ([`Ignore::is_lie`]).
@@ -31,7 +32,7 @@ use crate::{
     certificate::Certificate,
     ids::{Index, MemberId},
     limits::{FORGIVING_MERITS, LAPSE_MERITS, MAX_DOUBLINGS, MAX_LAPSES, Timing},
-    message::{Append, Heartbeat},
+    message::{Append, Heartbeat, Route},
 };
 
 /// How many times the usual time makes a batch late.
@@ -194,7 +195,9 @@ impl Replica {
             return;
         }
         let committed = append.certificates.committed.as_ref().map(|certificate| certificate.block());
-        let committed = committed.filter(|block| block.term == header.term).map(|block| block.index);
+        // Only where it gathers the votes must a leader have shown a Prepare certificate.
+        let shows = self.row().prepares && append.votes_to == Route::Leader;
+        let committed = committed.filter(|block| shows && block.term == header.term).map(|block| block.index);
         let lapses = self.conduct.shown.append(header.index, committed);
         self.note_lapses(from, lapses);
     }

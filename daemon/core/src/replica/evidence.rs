@@ -107,7 +107,9 @@ impl Replica {
     /// What was durable at the start.
     pub(super) fn recall_evidence(&mut self, evidence: impl IntoIterator<Item = Evidence>) {
         for proof in evidence {
-            self.watch.found.insert(proof.offence(self.members()), proof);
+            let offence = proof.offence(self.members());
+            self.routing.trust.condemn(offence.accused);
+            self.watch.found.insert(offence, proof);
         }
         self.recall_proof();
     }
@@ -203,7 +205,8 @@ impl Replica {
 
     /// A proof that this member has come upon.
     pub(super) fn accuse(&mut self, proof: Option<Evidence>) {
-        if let Some(proof) = proof {
+        // What nobody signs proves nothing.
+        if let Some(proof) = proof.filter(|_| self.row().signs) {
             self.on_evidence(&proof);
         }
     }
@@ -215,6 +218,7 @@ impl Replica {
         let is_reason =
             offence.kind == OffenceKind::DoubleProposal && self.prove_leader(offence.term, evidence);
         if is_news {
+            self.routing.trust.condemn(offence.accused);
             self.watch.found.insert(offence, evidence.clone());
             self.persist(Record::Evidence(Box::new(evidence.clone())));
             self.report(Report::Evidence(offence));

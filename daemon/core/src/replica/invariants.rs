@@ -68,6 +68,8 @@ impl Replica {
         let bounds = [
             ("waiting appends", self.term.waiting.len(), span),
             ("sent appends", self.term.appends.len(), span),
+            ("routes and awaited votes", self.routing.len(), 2 * 3 * span),
+            ("trust", self.routing.trust.len(), n),
             ("kept votes", self.term.votes.len(), 3 * span * n),
             ("own batches", self.origin.iter().count(), OWN_BATCHES),
             ("pooled batches", self.pool.len(), POOLED_BATCHES * n),

@@ -9,6 +9,7 @@ use crate::{
     evidence::Offence,
     ids::{BatchNumber, Incarnation, Index, MemberId, Term},
     message::Message,
+    protocol::Protocol,
     verify::Verified,
 };
 
@@ -30,6 +31,9 @@ pub enum Input {
     Refused(MemberId, u32),
     /// The state machine has executed a block and the state has this digest now.
     Executed(BlockRef, Digest),
+    /// The state machine has executed a request that sets the protocol. Comes after the block's [`Input::Executed`] or before, but
+    /// in the order in which requests set it.
+    Protocol(Protocol),
 }
 
 /// The caller's name for a read.

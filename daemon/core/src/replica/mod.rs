@@ -33,6 +33,7 @@
 //!
 //! # Reading on
 //!
+//! `routing.rs` sends votes to whom the leader wants to have them, `trust.rs` says whom that is where it is a communication node,
 //! `conduct.rs` counts a leader's lapses, `evidence.rs` compares what members sign, `safety.rs` holds every promise that safety rests on, `tree.rs` the uncommitted blocks, `batches.rs` and `requests.rs` requests on
 //! their way into a block, `votes.rs` the only counting, `invariants.rs` what holds after every step.
 
@@ -46,9 +47,11 @@ mod io;
 mod normal;
 mod reads;
 mod requests;
+mod routing;
 mod safety;
 mod term;
 mod tree;
+mod trust;
 mod unanimity;
 mod votes;
 
@@ -66,6 +69,7 @@ use self::{
     evidence::Watch,
     fetch::Fetcher,
     reads::Reads,
+    routing::Routing,
     safety::Safety,
     term::TermState,
     tree::{Ancestry, BlockTree},
@@ -79,6 +83,7 @@ use crate::{
     limits::{REMEMBERED_STATES, Timing},
     membership::Membership,
     message::{Certificates, Message},
+    protocol::{Protocol, Row},
     verify::Verified,
 };
 
@@ -93,6 +98,10 @@ pub struct Setup {
     pub signer: Arc<dyn Signer>,
     /// The times that it lives by.
     pub timing: Timing,
+    /// What the replicated state says that leaders run; none while that is what the genesis says.
+    pub protocol: Option<Protocol>,
+    /// Whether all members' votes for a sole block make it final. Without it every block takes two rounds.
+    pub one_round: bool,
 }
 
 /// One member's part in the protocol. See the module's header.
@@ -109,9 +118,15 @@ pub struct Replica {
     /// The newest Commit certificate; none at the epoch's root.
     committed: Option<Arc<Certificate>>,
     states: States,
+    /// The number of the record of the position; 0 for that of an earlier run.
+    raised_record: u64,
 
     term: TermState,
     conduct: Conduct,
+    routing: Routing,
+    /// What decides on routes in the current term, and what will in the next: where votes go is all in which they differ.
+    protocol: Protocol,
+    next_protocol: Protocol,
     origin: Origin,
     pool: Pool,
     expected: Expected,
@@ -143,6 +158,10 @@ pub struct Status {
     pub pooled: usize,
     /// Whether committed blocks are known of that are not here yet.
     pub catching_up: bool,
+    /// The protocol in force, and the one from the next term on.
+    pub protocol: Protocol,
+    /// See above.
+    pub next_protocol: Protocol,
 }
 
 impl Replica {
@@ -152,6 +171,7 @@ impl Replica {
     /// index: whoever starts a replica has executed the log first. For an empty log that is the empty state's, at
     /// the epoch's root.
     pub fn start(setup: Setup, durable: Durable, states: Vec<(Index, Digest)>, now: Now) -> Self {
+        let setup = Setup { signer: setup.members.signer(setup.signer), ..setup };
         let root = root(&setup.members, &durable);
         let committed = durable.committed.as_ref().map(|committed| Arc::clone(&committed.certificate));
         let mut tree = BlockTree::new(root);
@@ -161,6 +181,8 @@ impl Replica {
             }
         }
         let position = highest(durable.position.clone(), committed.clone());
+        let said = setup.protocol.filter(|protocol| setup.members.protocol().may_become(*protocol));
+        let protocol = said.unwrap_or(setup.members.protocol());
         let first_start = durable == Durable::default();
         let accepted = durable.accepted.or_else(|| first_term(&setup.members));
         let safety = Safety::new(setup.members.epoch(), durable.term.clone(), accepted, position);
@@ -175,8 +197,12 @@ impl Replica {
             safety,
             tree,
             committed,
+            raised_record: 0,
             term,
             conduct: Conduct::new(setup.members.f()),
+            routing: Routing::default(),
+            protocol,
+            next_protocol: protocol,
             origin: Origin::new(incarnation.next(), 1),
             pool: Pool::default(),
             expected: Expected::default(),
@@ -205,6 +231,7 @@ impl Replica {
             Input::Read(ticket) => self.on_read(ticket),
             Input::Refused(from, count) => self.note_lapses(from, count),
             Input::Executed(block, state) => self.on_executed(block, state),
+            Input::Protocol(protocol) => self.on_protocol(protocol),
         }
     }
 
@@ -220,7 +247,8 @@ impl Replica {
 
     /// When to call with [`Input::Due`], on the monotonic clock.
     pub fn due_us(&self) -> Option<u64> {
-        [self.gathers_until(), self.term.unanimity.waits_until()].into_iter().flatten().min()
+        let waits = [self.gathers_until(), self.term.unanimity.waits_until(), self.routing.due_us()];
+        waits.into_iter().flatten().min()
     }
 
     /// A summary for operators.
@@ -236,6 +264,8 @@ impl Replica {
             uncommitted: self.tree.len(),
             pooled: self.pool.len(),
             catching_up: self.fetcher.is_behind(),
+            protocol: self.protocol,
+            next_protocol: self.next_protocol,
         }
     }
 
@@ -256,12 +286,14 @@ impl Replica {
             Message::Blocks(blocks) => self.on_blocks(from, blocks),
             Message::ReadQuery(query) => self.on_read_query(from, query),
             Message::ReadAnswer(answer) => self.on_read_answer(from, answer),
+            Message::LateVote(vote) => self.on_late_vote(from, vote),
         }
     }
 
     fn on_tick(&mut self) {
         self.tick_leader();
         self.wait_no_longer();
+        self.fall_back();
         self.tick_batches();
         self.tick_fetches();
         self.tick_reads();
@@ -273,6 +305,7 @@ impl Replica {
     fn on_due(&mut self) {
         self.propose();
         self.wait_no_longer();
+        self.fall_back();
     }
 
     fn on_executed(&mut self, block: BlockRef, state: Digest) {
@@ -298,6 +331,16 @@ impl Replica {
 
     fn cluster(&self) -> ClusterId {
         self.setup.members.cluster()
+    }
+
+    fn row(&self) -> Row {
+        self.setup.members.protocol().row()
+    }
+
+    /// The number of the record that the own position rests on, if nothing but this member's word does: an acceptance that is told
+    /// is a promise. (A leader that forgets over a crash what it accepted first in its term would propose something else.)
+    fn position_record(&self) -> u64 {
+        if self.row().prepares { 0 } else { self.raised_record }
     }
 
     fn leader(&self) -> MemberId {
@@ -341,8 +384,10 @@ impl Replica {
     }
 
     fn newest_certificates(&self) -> Certificates {
-        // A position that is a Commit certificate is the committed one: no need to send it twice.
-        let prepared = self.safety.position().filter(|certificate| !certificate.is_commit()).cloned();
+        // A position that is a Commit certificate is the committed one: no need to send it twice. One that nobody has signed says
+        // nothing that blocks don't.
+        let is_news = |certificate: &&Arc<Certificate>| self.row().prepares && !certificate.is_commit();
+        let prepared = self.safety.position().filter(is_news).cloned();
         Certificates { prepared, committed: self.committed.clone() }
     }
 }

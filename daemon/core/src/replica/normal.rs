@@ -14,7 +14,6 @@ use crate::{
     ids::{Index, MemberId},
     limits::WINDOW,
     message::{Append, Heartbeat, Message},
-    protocol::VotesTo,
 };
 
 /// Why a message is of no use.
@@ -169,7 +168,9 @@ impl Replica {
         self.term.announced = self.tree.committed();
         // It may leave before the block is durable here; only this member's own vote may not. But the term must be: a
         // leader that forgets over a crash that it led this term would propose in it again.
-        let append = Append { block: Arc::clone(&block), signature, certificates };
+        let votes_to = self.choose_route();
+        self.note_route(block.header().index, votes_to);
+        let append = Append { block: Arc::clone(&block), signature, certificates, votes_to };
         let after = self.origin.record.max(self.term.entered_record());
         self.term.appends.insert(block.header().index, append.clone());
         self.send_after(To::Others, Message::Append(append), after);
@@ -256,7 +257,9 @@ impl Replica {
         }
         self.hear_leader(from, append.block.header().term);
         if self.watch_proposal(&append.proposal()) {
-            self.term.waiting.insert(append.block.header().index, append.clone());
+            let index = append.block.header().index;
+            self.note_route(index, append.votes_to);
+            self.term.waiting.insert(index, append.clone());
             self.accept_waiting();
         }
     }
@@ -280,7 +283,7 @@ impl Replica {
             return Some(Ignore::BeyondWindow);
         }
         if self.is_accepted(append.block.reference()) {
-            self.repeat_votes(append.block.reference());
+            self.repeat_vote(append.block.reference());
             return Some(Ignore::Known);
         }
         None
@@ -355,7 +358,7 @@ impl Replica {
             _ => {}
         }
         if header.sole {
-            if !self.members().protocol().row().prepares {
+            if !self.row().prepares {
                 return Refuse(Ignore::NotSole);
             }
             if open.tip != self.tree.root() {
@@ -377,7 +380,11 @@ impl Replica {
         self.persist(Record::Block(Arc::clone(block)));
         if let Some(accepted) = self.safety.record_extend(reference, block.header().sole) {
             let after = self.persist(Record::Accepted(accepted));
-            self.send_vote(self.first_ballot(block.header()), reference, after);
+            if self.row().prepares {
+                self.send_vote(self.first_ballot(block.header()), reference, after);
+            } else {
+                self.raise(&Arc::new(Certificate::of_acceptance(block.header().epoch, reference)));
+            }
         }
         self.commit_to_prepared();
     }
@@ -419,7 +426,7 @@ impl Replica {
 
     /// The ballot that accepting a block allows.
     fn first_ballot(&self, header: &Header) -> BallotKind {
-        if !self.members().protocol().row().prepares {
+        if !self.row().prepares {
             return BallotKind::Commit;
         }
         match u8::try_from(self.members().n()) {
@@ -436,33 +443,37 @@ impl Replica {
     }
 
     fn send_vote(&mut self, kind: BallotKind, block: BlockRef, after: u64) {
-        let is_sole = matches!(kind, BallotKind::Sole { .. });
-        if kind.mark() == BallotKind::Prepare && !self.safety.may_prepare(block, is_sole) {
-            return;
-        }
-        let ballot = Ballot { kind, epoch: self.members().epoch(), block };
-        let vote = Vote::sign(self.cluster(), ballot, self.me(), &*self.setup.signer);
-        match self.members().protocol().row().votes_to {
-            VotesTo::Leader => self.send_after(To::Member(self.leader()), Message::Vote(vote), after),
-            VotesTo::Everyone | VotesTo::CommunicationNode => {
-                self.send_after(To::Others, Message::Vote(vote.clone()), after);
-                self.send_after(To::Member(self.me()), Message::Vote(vote), after);
-            }
+        if let Some(vote) = self.sign_vote(kind, block) {
+            self.route_vote(vote, after);
         }
     }
 
-    /// Signs the same votes again, for a leader that may not have got them.
-    fn repeat_votes(&mut self, block: BlockRef) {
-        let after = self.persisted;
+    fn sign_vote(&self, kind: BallotKind, block: BlockRef) -> Option<Vote> {
+        let is_sole = matches!(kind, BallotKind::Sole { .. });
+        if kind.mark() == BallotKind::Prepare && !self.safety.may_prepare(block, is_sole) {
+            return None;
+        }
+        let ballot = Ballot { kind, epoch: self.members().epoch(), block };
+        Some(Vote::sign(self.cluster(), ballot, self.me(), &*self.setup.signer))
+    }
+
+    /// Signs the same vote again, for a leader that has not got it.
+    fn repeat_vote(&mut self, block: BlockRef) {
         let held = self.tree.descend(&block.digest).next().map(|held| self.first_ballot(held.header()));
         if let Some(kind) = held
             && block.term == self.safety.term()
+            && let Some(vote) = self.sign_vote(kind, block)
         {
-            self.send_vote(kind, block, after);
+            self.send_after(To::Member(self.leader()), Message::Vote(vote), self.persisted);
         }
     }
 
     pub(super) fn on_vote(&mut self, from: MemberId, vote: &Vote) {
+        self.take_vote(from, vote, false);
+    }
+
+    /// A vote, for the first time or because it is late.
+    pub(super) fn take_vote(&mut self, from: MemberId, vote: &Vote, is_late: bool) {
         self.watch_vote(vote);
         let block = vote.ballot.block;
         let ignored = if vote.ballot.kind == BallotKind::Commit && block.index <= self.tree.committed() {
@@ -473,6 +484,8 @@ impl Replica {
             Some(Ignore::FutureTerm)
         } else if !self.is_in_window(block.index) {
             Some(Ignore::BeyondWindow)
+        } else if from != vote.signer && !self.row().signs {
+            Some(Ignore::SecondHand)
         } else if self.has_proposed_another(block) {
             Some(Ignore::FalseVote)
         } else {
@@ -485,17 +498,22 @@ impl Replica {
         if let Some(certificate) = self.term.votes.add(vote.clone(), &self.setup.members) {
             let certificate = Arc::new(certificate);
             if !self.waits_for_all(&certificate) {
-                self.use_certificate(certificate);
+                self.use_certificate(certificate, is_late);
             }
         }
     }
 
-    /// A certificate that was gathered here.
-    pub(super) fn use_certificate(&mut self, certificate: Arc<Certificate>) {
+    /// A certificate that was gathered here, at last of a vote that was late or not.
+    pub(super) fn use_certificate(&mut self, certificate: Arc<Certificate>, is_late: bool) {
         let me = self.me();
+        let is_to_broadcast = self.is_to_broadcast(certificate.block().index, is_late);
+        if is_to_broadcast && self.leader() != me {
+            // Others wait for it, and this member may go on to vote on what it allows.
+            self.send(To::Others, Message::Certificate(Arc::clone(&certificate)));
+        }
         self.on_certificate(me, &certificate);
-        // It travels with the next block, or alone when there is none.
-        if self.leader() == self.me() && !self.propose() {
+        // A leader's travels with the next block, or alone when there is none.
+        if self.leader() == me && !self.propose() && is_to_broadcast {
             self.send(To::Others, Message::Certificate(certificate));
         }
     }
@@ -524,6 +542,7 @@ impl Replica {
             self.expect_position(block);
         }
         self.watch_prepared(from, certificate);
+        self.note_served(from, certificate);
         self.on_certificate(from, certificate);
     }
 
@@ -542,7 +561,7 @@ impl Replica {
         }
     }
 
-    /// Votes whose certificate should have come by now.
+    /// Votes to the leader whose certificate should have come by now. Others are awaited.
     fn repeat_overdue_votes(&mut self) {
         let Some(open) = self.safety.open() else { return };
         let resend_us = self.setup.timing.resend_us;
@@ -553,12 +572,16 @@ impl Replica {
                 self.tree.since_us(&block.digest()).is_some_and(|since| since + resend_us <= self.now_us())
             })
             .map(|block| block.reference())
+            .filter(|block| self.goes_to_leader(block.index))
             .collect();
         for block in overdue {
-            self.repeat_votes(block);
+            self.repeat_vote(block);
         }
-        self.term.committed_vote = Index(0);
-        self.commit_to_prepared();
+        let position = self.safety.position().map(|certificate| certificate.block().index);
+        if position.is_some_and(|index| self.goes_to_leader(index)) {
+            self.term.committed_vote = Index(0);
+            self.commit_to_prepared();
+        }
     }
 
     /// Any certificate, wherever it came with. A Commit certificate needs no term check.
@@ -580,6 +603,7 @@ impl Replica {
         if block.term == self.safety.term() && self.safety.may_open() {
             self.open_term(block);
         }
+        self.note_certified(certificate);
         if !self.tree.contains(&block.digest) {
             self.fetch(from, certificate);
         } else if certificate.is_commit() {
@@ -591,13 +615,17 @@ impl Replica {
 
     /// A Prepare certificate for a block that is here: the position rises, and then a Commit vote may be cast.
     fn prepare(&mut self, certificate: &Arc<Certificate>) {
-        if self.safety.may_raise(certificate) {
-            self.safety.record_raise(Arc::clone(certificate));
-            self.persist(Record::Position(Arc::clone(certificate)));
-        }
+        self.raise(certificate);
         if certificate.block().term == self.safety.term() {
             self.adopt_certified(certificate.block());
             self.commit_to_prepared();
+        }
+    }
+
+    fn raise(&mut self, certificate: &Arc<Certificate>) {
+        if self.safety.may_raise(certificate) {
+            self.safety.record_raise(Arc::clone(certificate));
+            self.raised_record = self.persist(Record::Position(Arc::clone(certificate)));
         }
     }
 
@@ -708,6 +736,7 @@ impl Replica {
         self.fetcher.forget_through(committed);
         self.watch.forget_through(committed);
         self.term.unanimity.forget_through(committed);
+        self.forget_routes(committed);
         self.term.note_commit(self.tree.root());
     }
 

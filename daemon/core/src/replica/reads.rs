@@ -110,7 +110,7 @@ impl Replica {
         let position = self.safety.position().cloned();
         let sole = self.open_sole().map(|block| block.reference());
         let answer = ReadAnswer { epoch: query.epoch, round: query.round, position, sole };
-        self.send(To::Member(from), Message::ReadAnswer(answer));
+        self.send_after(To::Member(from), Message::ReadAnswer(answer), self.position_record());
     }
 
     pub(super) fn on_read_answer(&mut self, from: MemberId, answer: &ReadAnswer) {
@@ -130,17 +130,23 @@ impl Replica {
 
     fn settle_round(&mut self) {
         let Some(round) = self.reads.round.take() else { return };
-        let positions = round.answers.values().filter_map(|(position, _)| position.as_ref());
-        let highest = positions.max_by_key(|certificate| certificate.rank()).cloned();
+        let me = self.me();
+        let highest_of = |is_asked: &dyn Fn(MemberId) -> bool| {
+            let answers = round.answers.iter().filter(|(id, _)| is_asked(**id));
+            let positions = answers.filter_map(|(_, (position, _))| position.as_ref());
+            positions.max_by_key(|certificate| certificate.rank()).cloned()
+        };
+        let highest = highest_of(&|_| true);
         let named: Vec<_> = round.answers.values().map(|(_, sole)| *sole).collect();
         let sole = self.members().named_by_correct(&named);
-        if let Some(certificate) = &highest
-            && certificate.block().index > self.tree.committed()
-            && !certificate.is_commit()
-        {
-            let block = certificate.block();
-            self.expect_position(block);
-            self.send(To::Others, Message::Certificate(Arc::clone(certificate)));
+        let told = highest_of(&|id| id != me);
+        let own_record = self.position_record();
+        if highest == told || own_record == 0 {
+            self.pass_position(highest.as_ref(), 0);
+        } else {
+            // Its own, which it has told nobody yet.
+            self.pass_position(told.as_ref(), 0);
+            self.pass_position(highest.as_ref(), own_record);
         }
         let mut rank = highest.map(|certificate| certificate.rank());
         if let Some(sole) = sole {
@@ -154,6 +160,17 @@ impl Replica {
         self.reads.settled.push(Settled { rank, tickets: round.tickets, since_us });
         self.release_reads();
         self.begin_round();
+    }
+
+    /// A position that is not committed yet is to be expected by all.
+    fn pass_position(&mut self, position: Option<&Arc<Certificate>>, after: u64) {
+        if let Some(certificate) = position
+            && certificate.block().index > self.tree.committed()
+            && !certificate.is_commit()
+        {
+            self.expect_position(certificate.block());
+            self.send_after(To::Others, Message::Certificate(Arc::clone(certificate)), after);
+        }
     }
 
     /// Answers the reads whose position is executed, or overtaken by a block of a later term that is.

@@ -198,6 +198,9 @@ impl Replica {
         if self.term.resigned {
             return Some("this member led the term before it restarted");
         }
+        if self.leads_given_up() {
+            return Some("the cluster goes over to another protocol");
+        }
         if self.leader() != self.me() {
             if self.leader_resigned() {
                 return Some("it suspects its own term");
@@ -362,6 +365,7 @@ impl Replica {
         let record = self.persist(Record::Term(Arc::clone(&entered)));
         self.term.enter(self.now.monotonic_us, record);
         self.conduct.enter_term();
+        self.forget_term_routes();
         self.watch.enter_term();
         self.recall_proof();
         self.report(Report::EnteredTerm(term));
@@ -422,7 +426,7 @@ impl Replica {
         } else {
             return;
         };
-        let after = self.term.entered_record;
+        let after = self.term.entered_record.max(self.position_record());
         self.send_after(To::Member(to), message, after);
     }
 

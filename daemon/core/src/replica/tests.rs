@@ -6,6 +6,8 @@ mod conduct;
 mod evidence;
 mod fetching;
 mod liars;
+mod routing;
+mod rows;
 mod unanimity;
 
 use std::{
@@ -20,7 +22,7 @@ use crate::{
     crypto::{Ed25519, Ed25519Signer},
     ids::{BatchNumber, Epoch, Incarnation},
     membership::{Genesis, Member},
-    message::Append,
+    message::{Append, Route},
     protocol::Protocol,
     verify::Verifier,
 };
@@ -35,6 +37,7 @@ struct Cluster {
     wire: VecDeque<(MemberId, MemberId, Vec<u8>)>,
     cut: BTreeSet<(MemberId, MemberId)>,
     timing: Timing,
+    one_round: bool,
 }
 
 struct Node {
@@ -60,6 +63,10 @@ fn state_after(block: &BlockRef) -> Digest {
 
 impl Cluster {
     fn new(n: u8) -> Self {
+        Self::of(Protocol::BftRaft, n, true)
+    }
+
+    fn of(protocol: Protocol, n: u8, one_round: bool) -> Self {
         let members = (1..=n)
             .map(|i| Member {
                 id: id(i),
@@ -68,7 +75,7 @@ impl Cluster {
                 address: "127.0.0.1:1".parse().unwrap(),
             })
             .collect();
-        let genesis = Genesis { name: "test".into(), protocol: Protocol::BftRaft, created_ms: 0, members };
+        let genesis = Genesis { name: "test".into(), protocol, created_ms: 0, members };
         let members = Arc::new(genesis.membership().unwrap());
         let mut cluster = Self {
             verifier: Verifier::new(Arc::clone(&members), Arc::new(Ed25519)),
@@ -77,6 +84,7 @@ impl Cluster {
             wire: VecDeque::new(),
             cut: BTreeSet::new(),
             timing: Timing::default(),
+            one_round,
             members,
         };
         for i in 1..=n {
@@ -102,6 +110,8 @@ impl Cluster {
             members: Arc::clone(&self.members),
             signer: Arc::new(key(n)),
             timing: self.timing,
+            protocol: None,
+            one_round: self.one_round,
         };
         let states = vec![(root.index, state_after(&root))];
         node.replica = Some(Replica::start(setup, node.durable.clone(), states, self.now));
@@ -276,7 +286,12 @@ impl Cluster {
     fn append(header: Header) -> Message {
         let signature = key(1).sign(&Proposal::signed_bytes(&header));
         let block = Arc::new(Block::new(header, vec![]));
-        Message::Append(Append { block, signature, certificates: Certificates::default() })
+        Message::Append(Append {
+            block,
+            signature,
+            certificates: Certificates::default(),
+            votes_to: Route::Leader,
+        })
     }
 
     fn status(&self, n: u8) -> Status {

@@ -47,7 +47,8 @@ impl Unanimity {
 impl Replica {
     /// As a leader: whether the next block is to be sole.
     pub(super) fn may_be_sole(&self, open: &Accepted, batches: &[Arc<Batch>]) -> bool {
-        self.members().protocol().row().prepares
+        self.row().prepares
+            && self.setup.one_round
             && open.tip == self.tree.root()
             && batches.iter().map(|batch| batch.size()).sum::<usize>() <= MAX_SOLE
     }
@@ -104,7 +105,7 @@ impl Replica {
             && let Some((certificate, _)) = unanimity.waiting.take()
         {
             unanimity.distrust = TRUST_AFTER;
-            self.use_certificate(certificate);
+            self.use_certificate(certificate, false);
         }
     }
 }

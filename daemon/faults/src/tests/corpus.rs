@@ -138,8 +138,10 @@ impl Corpus {
                 block: Arc::clone(&second),
                 signature,
                 certificates: certificates.clone(),
+                votes_to: Route::Member(MemberId(3)),
             }),
             Message::Vote(self.vote(2, Prepare, second.reference())),
+            Message::LateVote(self.vote(3, Commit, first.reference())),
             Message::Certificate(Arc::clone(&prepared)),
             Message::Heartbeat(Heartbeat { epoch: Epoch(0), term: Term(0), number: 1, certificates }),
             Message::Suspect(self.suspect(3)),
@@ -355,6 +357,8 @@ fn a_fetch_takes_only_what_a_certificate_covers() {
             members: Arc::clone(&corpus.members),
             signer: Arc::clone(corpus.signers.last().unwrap()) as Arc<dyn Signer>,
             timing: Timing::default(),
+            protocol: None,
+            one_round: true,
         };
         let states = vec![(Index(0), kv::empty_state())];
         Replica::start(setup, Durable::default(), states, Now { monotonic_us: 1, unix_ms: 100 })
@@ -393,6 +397,8 @@ fn a_flood_of_signed_messages_is_not_kept() {
         members: Arc::clone(&corpus.members),
         signer: Arc::clone(corpus.signers.first().unwrap()) as Arc<dyn Signer>,
         timing: Timing::default(),
+        protocol: None,
+        one_round: true,
     };
     let now = Now { monotonic_us: 1, unix_ms: 100 };
     let mut replica = Replica::start(setup, Durable::default(), vec![(Index(0), kv::empty_state())], now);
@@ -421,11 +427,8 @@ fn a_flood_of_signed_messages_is_not_kept() {
         let message = match chance.below(5) {
             0 | 1 => {
                 let kind = if chance.one_in(2) { BallotKind::Prepare } else { BallotKind::Commit };
-                Message::Vote(Vote {
-                    ballot: Ballot { kind, epoch: Epoch(0), block },
-                    signer: from,
-                    signature,
-                })
+                let vote = Vote { ballot: Ballot { kind, epoch: Epoch(0), block }, signer: from, signature };
+                if chance.one_in(2) { Message::Vote(vote) } else { Message::LateVote(vote) }
             }
             2 => Message::Suspect(Suspect { epoch: Epoch(0), term, signer: from, signature }),
             3 => {

@@ -10,6 +10,7 @@ use bftd_core::{
     crypto::{CheckSignature, ClusterId, PublicKey, Signature},
     ids::{Epoch, MemberId, Term},
     membership::Membership,
+    protocol::Protocol,
 };
 
 use crate::event::Violation;
@@ -29,6 +30,16 @@ pub struct Cast {
     keys: Vec<(MemberId, PublicKey)>,
     correct: BTreeSet<MemberId>,
     check: Arc<dyn CheckSignature>,
+    tolerance: Tolerance,
+}
+
+/// What the members' protocol withstands, and with it how it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tolerance {
+    /// Lies: everything is signed, and there are two rounds of votes.
+    Lies,
+    /// Crashes: nothing is signed, a block that was accepted is a position, and votes on it are Commit votes.
+    Crashes,
 }
 
 impl Cast {
@@ -43,17 +54,32 @@ impl Cast {
             keys,
             correct,
             check,
+            tolerance: match members.protocol() {
+                Protocol::BftRaft | Protocol::Pbft | Protocol::Ccro => Tolerance::Lies,
+                Protocol::Raft => Tolerance::Crashes,
+            },
         }
     }
 
-    /// How many members may lie: f = ⌊(n−1)/3⌋.
+    /// How many members may lie: f = ⌊(n−1)/3⌋. Or how many may crash: f = ⌊(n−1)/2⌋.
     pub fn f(&self) -> usize {
-        (self.keys.len() - 1) / 3
+        match self.tolerance {
+            Tolerance::Lies => (self.keys.len() - 1) / 3,
+            Tolerance::Crashes => (self.keys.len() - 1) / 2,
+        }
     }
 
-    /// A quorum: q = ⌊(n+f)/2⌋ + 1.
+    /// A quorum: q = ⌊(n+f)/2⌋ + 1. Or a majority.
     pub fn q(&self) -> usize {
-        (self.keys.len() + self.f()) / 2 + 1
+        match self.tolerance {
+            Tolerance::Lies => (self.keys.len() + self.f()) / 2 + 1,
+            Tolerance::Crashes => self.keys.len() / 2 + 1,
+        }
+    }
+
+    /// Whether there is a round of Prepare votes.
+    pub fn prepares(&self) -> bool {
+        self.tolerance == Tolerance::Lies
     }
 
     /// How many members there are.
@@ -64,7 +90,7 @@ impl Cast {
     /// A vote for a sole block names the number of members; other votes don't.
     pub fn counts_all(&self, kind: BallotKind) -> bool {
         match kind {
-            BallotKind::Sole { members } => usize::from(members) == self.n(),
+            BallotKind::Sole { members } => self.prepares() && usize::from(members) == self.n(),
             BallotKind::Prepare | BallotKind::Commit => true,
         }
     }
@@ -106,6 +132,9 @@ impl Cast {
 
     /// Whether a member signed some bytes.
     pub fn signed(&self, id: MemberId, bytes: &[u8], signature: &Signature) -> bool {
+        if self.tolerance == Tolerance::Crashes {
+            return signature.0 == [0; 64] && self.keys().any(|member| member == id);
+        }
         self.keys.iter().any(|(member, key)| *member == id && self.check.check(key, bytes, signature))
     }
 

@@ -58,6 +58,10 @@ impl Certificates {
         if known.iter().any(|(known, _)| known == certificate) {
             return true;
         }
+        if ballot.kind == BallotKind::Prepare && !cast.prepares() {
+            // A block that was accepted: nobody votes on that.
+            return ballot.epoch == cast.epoch && certificate.signatures.is_empty();
+        }
         let bytes = ballot.signed_bytes(cast.cluster);
         let is_valid = ballot.epoch == cast.epoch
             && cast.counts_all(ballot.kind)
@@ -105,9 +109,11 @@ impl Certificates {
             Message::NewTerm(new_term) => {
                 new_term.votes.iter().try_for_each(|vote| self.check_term_vote(cast, by, vote))
             }
-            Message::Vote(vote) => require(vote_is_true(cast, vote), "forwarded", || {
-                format!("{by} sent a vote with a false signature: {vote:?}")
-            }),
+            Message::Vote(vote) | Message::LateVote(vote) => {
+                require(vote_is_true(cast, vote), "forwarded", || {
+                    format!("{by} sent a vote with a false signature: {vote:?}")
+                })
+            }
             Message::Suspect(suspect) => self.check_suspect(cast, by, suspect),
             Message::Evidence(evidence) => accusations::check(cast, by, evidence),
             Message::Proposal(proposal) => {
@@ -237,5 +243,6 @@ fn key(certificate: &Certificate) -> (BallotKind, u64, Digest) {
 pub fn vote_is_true(cast: &Cast, vote: &Vote) -> bool {
     vote.ballot.epoch == cast.epoch
         && cast.counts_all(vote.ballot.kind)
+        && (cast.prepares() || vote.ballot.kind == BallotKind::Commit)
         && cast.signed(vote.signer, &vote.ballot.signed_bytes(cast.cluster), &vote.signature)
 }

@@ -78,6 +78,8 @@ impl Clients {
                         versions.insert(self.revision, None);
                     }
                 }
+                // It changes no key.
+                Ok(Operation::SetProtocol { .. }) => {}
                 // What a liar submits may be refused: it changes nothing. Conditions are not modelled.
                 Ok(other) => {
                     return require(false, "lost-write", || format!("the oracle has no model of {other:?}"));

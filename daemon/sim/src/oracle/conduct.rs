@@ -135,7 +135,9 @@ impl Conduct {
                     format!("{from} starts term {} at {start:?}, which it does not hold", new_term.term)
                 })?;
             }
-            Message::Vote(vote) if vote.signer == from && vote.ballot.kind == BallotKind::Commit => {
+            Message::Vote(vote) | Message::LateVote(vote)
+                if vote.signer == from && vote.ballot.kind == BallotKind::Commit =>
+            {
                 let place = cast.place(vote.ballot.block);
                 duties.committed = duties.committed.max(Some(place));
                 duties.to_commit = duties.to_commit.filter(|owed| *owed > place);
@@ -145,8 +147,10 @@ impl Conduct {
                 duties.answered = BTreeSet::from([from]);
                 // Its own answer. What others report below it may have been overtaken by what is final here.
                 let committed = durable.committed.as_ref().map(|it| &it.certificate);
+                // (A position that nobody's signatures show it tells when it is durable, and may be alone with it until then.)
                 let own = durable.position.iter().chain(committed);
-                duties.highest = own.map(|it| (cast.place(it.ballot.block), is_final(cast, it))).max();
+                let is_done = |it: &Certificate| is_final(cast, it) || !cast.prepares();
+                duties.highest = own.map(|it| (cast.place(it.ballot.block), is_done(it))).max();
             }
             _ => {}
         }

@@ -5,6 +5,8 @@
 //! - `term-vote-not-durable`: a TermVote that is not the one on disk, or a position whose blocks are not.
 //! - `term-not-durable`: a NewTerm or a proposal of a term that the leader's disk has not entered. After a crash it would
 //!   not know that it led the term, and would propose in it again.
+//! - `acceptance-not-durable`: where a position is a block that was accepted, and nobody's signatures show it: one that nobody has told
+//!   before, and that is not on the teller's disk.
 //! - `incarnation-not-durable`: a batch of an incarnation that is not on disk.
 //! - `own-vote-not-durable`: the same as the first two for the sender's own signature in a certificate: a leader's vote
 //!   to itself travels in nothing else.
@@ -30,6 +32,8 @@ pub struct Durability {
     /// Promises that are durable, and disks only grow.
     kept: BTreeSet<(MemberId, bool, u64, Digest)>,
     disks: BTreeMap<MemberId, Disk>,
+    /// Blocks that somebody has told to have accepted.
+    told: BTreeSet<Digest>,
 }
 
 #[derive(Default)]
@@ -105,6 +109,24 @@ impl Durability {
         let entered = durable.term.as_ref().map_or(Term(0), |entered| entered.vote.term);
         require(entered >= term, "term-not-durable", || {
             format!("{node} leads term {term}, and its disk has entered only {entered}")
+        })
+    }
+
+    /// A correct member tells that a block was accepted: by itself, or by who told it.
+    ///
+    /// # Errors
+    /// `acceptance-not-durable`.
+    pub fn tell(
+        &mut self,
+        cast: &Cast,
+        node: MemberId,
+        block: BlockRef,
+        durable: &Durable,
+    ) -> Result<(), Violation> {
+        let is_told = !self.told.insert(block.digest);
+        require(is_told || locks(cast, durable, block), "acceptance-not-durable", || {
+            let position = durable.position.as_ref().map(|it| it.ballot.block);
+            format!("{node} tells that {block:?} was accepted, its disk holds {position:?}")
         })
     }
 

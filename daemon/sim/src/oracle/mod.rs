@@ -1,4 +1,4 @@
-//! The judge of a run: what a bft-raft cluster must never do, and what it must have done at the end.
+//! The judge of a run: what a cluster must never do, and what it must have done at the end.
 //!
 //! It sees every message, every sync and every answer to a client, and believes nobody: its quorums, leaders,
 //! ranks and signature checks are its own ([`cast`]), and no predicate of the production code is asked. One file for
@@ -109,6 +109,9 @@ impl Oracle {
         certificates::in_message(message, |certificate| certificates.push(certificate));
         for certificate in certificates {
             self.saw(certificate)?;
+            if !self.cast.prepares() && certificate.ballot.kind == BallotKind::Prepare {
+                self.durability.tell(&self.cast, from, certificate.ballot.block, durable)?;
+            }
             if certificate.signatures.iter().any(|(signer, _)| *signer == from) {
                 self.durability.vote(&self.cast, from, certificate.ballot, durable, true)?;
             }
@@ -116,7 +119,7 @@ impl Oracle {
         self.liveness.sent(&self.cast, at_us, from, message)?;
         self.conduct.sent(at_us, &self.cast, (from, to), message, durable)?;
         match message {
-            Message::Vote(vote) if vote.signer == from => {
+            Message::Vote(vote) | Message::LateVote(vote) if vote.signer == from => {
                 self.voted(from, vote.ballot)?;
                 self.check_sole(from, vote.ballot)?;
                 let seen = (&self.blocks, &self.agreement);
@@ -160,7 +163,7 @@ impl Oracle {
 
     /// What a liar sends proves something only where its signatures are true.
     fn sent_by_liar(&mut self, from: MemberId, message: &Message) -> Result<(), Violation> {
-        if let Message::Vote(vote) = message
+        if let Message::Vote(vote) | Message::LateVote(vote) = message
             && vote.signer == from
             && certificates::vote_is_true(&self.cast, vote)
         {

@@ -5,7 +5,7 @@
 //! - `conflicting-term-votes`: per term it signs one TermVote.
 //! - `vote-after-term-vote`: after the TermVote of t it signs no ballot and no proposal of a lower term.
 //! - `position-too-low`: a TermVote reports a position no lower than any Commit vote of a lower term.
-//! - `two-chains`: Prepare votes of a term lie on one growing chain, except above a Commit certificate that put
+//! - `two-chains`: Prepare votes (Commit votes, where there are no others) of a term lie on one growing chain, except above a Commit certificate that put
 //!   another block in the place of a voted one.
 //! - `proposal-after-restart`: in a term that it led before a restart, it proposes nothing new.
 
@@ -88,6 +88,11 @@ impl Signatures {
                 votes.insert(index, block.digest);
             }
             BallotKind::Commit => {
+                if !cast.prepares() {
+                    let votes = signed.prepares.entry(term).or_default();
+                    check_growing(node, votes, block, blocks, chain)?;
+                    votes.insert(index, block.digest);
+                }
                 signed.commits.insert((term, index), block.digest);
                 let later = signed.term_votes.range(term + 1..);
                 later

@@ -59,8 +59,11 @@ impl World<'_> {
             members: Arc::clone(&self.members),
             signer: Arc::clone(&self.scheme.signers[&id]),
             timing: self.plan.timing,
+            protocol: None,
+            one_round: true,
         };
         if let Some(node) = self.nodes.get_mut(&id) {
+            let setup = Setup { protocol: node.state.machine.protocol(), ..setup };
             let states = node.state.machine.recent_digests();
             node.replica = Some(Replica::start(setup, durable, states, now));
         }

@@ -7,6 +7,7 @@ use bftd_core::{
     ids::MemberId,
     kv::{Expect, Operation, Outcome},
     message::Message,
+    protocol::Protocol,
     replica::{Input, Output, ReadTicket, Replica},
 };
 use bytes::Bytes;
@@ -28,17 +29,34 @@ impl World<'_> {
 
     /// A client of this member writes a value of its own.
     pub(super) fn write_at(&mut self, id: MemberId, key: Bytes) -> Step {
+        let value = Bytes::from((self.next_write + 1).to_string());
+        self.submit_at(id, &Operation::Put { key, value, expect: Expect::Anything })
+    }
+
+    fn submit_at(&mut self, id: MemberId, operation: &Operation) -> Step {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         if !node.replica.as_ref().is_some_and(Replica::may_submit) {
             return Ok(());
         }
+        let request = operation.encode();
         self.next_write += 1;
-        let value = Bytes::from(self.next_write.to_string());
-        let request = Operation::Put { key, value, expect: Expect::Anything }.encode();
         node.submitted = Some(self.next_write);
         self.report.writes += 1;
         self.observe(&Event::Submitted { node: id, write: self.next_write, request: &request })?;
         self.step(id, Input::Submit(vec![request]))
+    }
+
+    /// An operator at some member has the cluster go over to another protocol.
+    pub(super) fn switch(&mut self) -> Step {
+        let id = self.any_member();
+        let protocols: Vec<_> = Protocol::switchable().collect();
+        let at = self.random.random_range(0..protocols.len());
+        self.switch_at(id, protocols[at])
+    }
+
+    /// The same, at this member and to this one.
+    pub(super) fn switch_at(&mut self, id: MemberId, protocol: Protocol) -> Step {
+        self.submit_at(id, &Operation::SetProtocol { protocol })
     }
 
     pub(super) fn read(&mut self) -> Step {
@@ -188,6 +206,11 @@ impl World<'_> {
             let write = (batch.origin == id)
                 .then(|| node.writes.remove(&(batch.incarnation, batch.number)))
                 .flatten();
+            for outcome in &outcomes {
+                if let Outcome::ProtocolSet { protocol, .. } = outcome {
+                    inputs.push_back(Input::Protocol(*protocol));
+                }
+            }
             if let (Some(write), Some(Outcome::Put { revision })) = (write, outcomes.first()) {
                 done.push((write, *revision));
             }

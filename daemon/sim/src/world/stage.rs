@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bftd_core::ids::MemberId;
+use bftd_core::{ids::MemberId, protocol::Protocol};
 use bftd_faults::{Fault, Liar, Sides, Twin};
 use bytes::Bytes;
 use rand::SeedableRng;
@@ -35,7 +35,7 @@ impl<'a> World<'a> {
         let liar = Liar {
             me,
             members: Arc::clone(&self.members),
-            signer: Arc::clone(&self.scheme.signers[&me]),
+            signer: self.members.signer(Arc::clone(&self.scheme.signers[&me])),
             verifier: Arc::clone(&self.verifier),
             timing: self.plan.timing,
         };
@@ -92,6 +92,11 @@ impl<'a> World<'a> {
 
     pub fn stage_read(&mut self, id: MemberId, key: &str) -> Step {
         self.read_at(id, Bytes::from(key.to_owned()))
+    }
+
+    /// Has the cluster go over to another protocol.
+    pub fn stage_switch(&mut self, id: MemberId, protocol: Protocol) -> Step {
+        self.switch_at(id, protocol)
     }
 
     /// Cuts the links from some members to some others.

@@ -23,6 +23,8 @@ fn nodes(play: &Play, term: u64) -> Vec<Node> {
         uncommitted: 0,
         pooled: 0,
         catching_up: false,
+        protocol: Protocol::BftRaft,
+        next_protocol: Protocol::BftRaft,
     };
     ALL.iter().map(|node| (id(*node), status.clone(), Some(Digest::ZERO))).collect()
 }

@@ -19,7 +19,7 @@ use bftd_core::{
     ids::{BatchNumber, Epoch, Incarnation, Index, MemberId, Term},
     kv::{Expect, Operation},
     membership::{Genesis, Member, Membership},
-    message::{Append, Certificates, EnterTerm, Message, NewTerm},
+    message::{Append, Certificates, EnterTerm, Message, NewTerm, Route},
     protocol::Protocol,
 };
 use bytes::Bytes;
@@ -147,7 +147,12 @@ impl Play {
 
     fn append(&self, leader: u8, block: &Arc<Block>) -> Message {
         let signature = self.signer(leader).sign(&Proposal::signed_bytes(block.header()));
-        Message::Append(Append { block: Arc::clone(block), signature, certificates: Certificates::default() })
+        Message::Append(Append {
+            block: Arc::clone(block),
+            signature,
+            certificates: Certificates::default(),
+            votes_to: Route::Leader,
+        })
     }
 
     fn vote(&self, node: u8, kind: BallotKind, block: BlockRef) -> Vote {
