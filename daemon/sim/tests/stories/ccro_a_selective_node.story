@@ -1,11 +1,11 @@
 # The communication node serves the leader alone. Those that are left out fall back, which costs it its trust.
 
 > protocol ccro
-> liar 2 selective-collector 3
+> liar 2 selective-collector 5
 > run 200
 1: has member 2 gather the votes
 1 2 3 4: executes block 1 of term 0, empty
-1: votes for block 1 again, to everybody
+3 4: votes for block 1 again, to everybody
 > write 3 a
 > run 100
 1: has member 3 gather the votes
