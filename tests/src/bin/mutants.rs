@@ -25,7 +25,14 @@ struct Mutant {
     rule: String,
     /// The test that finds it, where the simulator would take too long.
     test: Option<String>,
+    /// What is simulated.
+    #[serde(default = "four_of_bft_raft")]
+    options: Vec<String>,
     edits: Vec<Edit>,
+}
+
+fn four_of_bft_raft() -> Vec<String> {
+    ["--nodes", "4"].map(str::to_owned).into()
 }
 
 #[derive(Deserialize)]
@@ -81,7 +88,7 @@ fn replay(filter: &str, seeds: &str) -> Result<usize, String> {
         let originals = plant(&copy, mutant)?;
         let found = match &mutant.test {
             Some(test) => run_test(&copy, test),
-            None => build_and_run(&copy, seeds),
+            None => build_and_run(&copy, &mutant.options, seeds),
         };
         for (path, text) in originals.into_iter().rev() {
             fs::write(&path, text).map_err(|e| e.to_string())?;
@@ -137,7 +144,7 @@ fn run_test(copy: &Path, test: &str) -> Result<Option<String>, String> {
 }
 
 /// The first violation and the number of seeds that it took.
-fn build_and_run(copy: &Path, seeds: &str) -> Result<Option<String>, String> {
+fn build_and_run(copy: &Path, options: &[String], seeds: &str) -> Result<Option<String>, String> {
     let build = Command::new("cargo")
         .args(["build", "--release", "-p", "bftd-sim"])
         .current_dir(copy)
@@ -150,7 +157,8 @@ fn build_and_run(copy: &Path, seeds: &str) -> Result<Option<String>, String> {
         return Err(text.lines().filter(|line| line.starts_with("error")).collect::<Vec<_>>().join("; "));
     }
     let run = Command::new(copy.join("target/release/bftd-sim"))
-        .args(["--nodes", "4", "--seeds", seeds])
+        .args(options)
+        .args(["--seeds", seeds])
         .output()
         .map_err(|e| e.to_string())?;
     if run.status.success() {

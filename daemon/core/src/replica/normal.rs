@@ -603,7 +603,7 @@ impl Replica {
         if block.term == self.safety.term() && self.safety.may_open() {
             self.open_term(block);
         }
-        self.note_certified(certificate);
+        self.note_certified(from, certificate);
         if !self.tree.contains(&block.digest) {
             self.fetch(from, certificate);
         } else if certificate.is_commit() {

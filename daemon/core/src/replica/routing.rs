@@ -11,7 +11,7 @@
 //! - What becomes of a block counts for or against its communication node (`trust.rs`).
 //!
 //! Votes to the leader are not awaited: a leader that does not gather is suspected.
-//! What is kept: one entry a block in flight, two votes a block, within the window.
+//! What is kept: one entry a block in flight or committed lately, two votes a block, within the window.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +27,7 @@ use crate::{
     ballot::{BallotKind, Vote},
     certificate::Certificate,
     ids::{Index, MemberId},
-    limits::Timing,
+    limits::{Timing, WINDOW},
     message::{Message, Route},
     protocol::{Protocol, VotesTo},
 };
@@ -36,6 +36,10 @@ use crate::{
 const PATIENCE: u64 = 4;
 /// The patience is no shorter than this part of the time between two heartbeats.
 const LEAST_SHARE: u64 = 4;
+/// And, while nothing is known, this part.
+const FIRST_SHARE: u64 = 2;
+/// How many blocks are remembered whose communication node was judged, in case that somebody had no certificate of it.
+const REMEMBERED: usize = 2 * WINDOW as usize;
 /// What is usual moves by this part of the difference.
 const SMOOTHING: u64 = 8;
 
@@ -49,6 +53,8 @@ pub(super) struct Routing {
     told: BTreeMap<Index, Told>,
     /// Votes whose certificate has not come.
     awaited: BTreeMap<(Index, BallotKind), Awaited>,
+    /// Blocks of the term that are committed; the newest [`REMEMBERED`].
+    judged: BTreeMap<Index, Told>,
 }
 
 #[derive(Clone, Debug)]
@@ -86,10 +92,12 @@ impl Routing {
         self.awaited.values().map(|awaited| awaited.until_us).min()
     }
 
+    /// Less than the time between two heartbeats to begin with: else who is served by nobody but the leader's heartbeats would never
+    /// fall back.
     fn patience_us(&self, timing: &Timing) -> u64 {
-        let most_us = timing.resend_us;
-        let usual_us = self.usual_us.map_or(most_us, |usual| usual.saturating_mul(PATIENCE));
-        usual_us.max(timing.heartbeat_us / LEAST_SHARE).min(most_us)
+        let first_us = timing.heartbeat_us / FIRST_SHARE;
+        let patience_us = self.usual_us.map_or(first_us, |usual| usual.saturating_mul(PATIENCE));
+        patience_us.max(timing.heartbeat_us / LEAST_SHARE).min(timing.resend_us)
     }
 
     fn learn(&mut self, took_us: u64) {
@@ -99,12 +107,18 @@ impl Routing {
     }
 
     /// A certificate of the term has come that speaks for the votes of a mark up to an index.
-    fn note_certified(&mut self, kind: BallotKind, index: Index, now_us: u64) {
+    fn note_certified(&mut self, kind: BallotKind, index: Index, is_own: bool, now_us: u64) {
         let is_done =
             |at: Index, mark: BallotKind| at <= index && (mark == kind || kind == BallotKind::Commit);
         let done: Vec<_> = self.awaited.keys().copied().filter(|(at, mark)| is_done(*at, *mark)).collect();
         for place in done {
-            if let Some(awaited) = self.awaited.remove(&place) {
+            // One that the leader has repeated says nothing of how long those who gather take.
+            let told = self.told.get(&place.0);
+            let is_gathered =
+                is_own || told.is_some_and(|told| told.is_served || told.route == Route::Everyone);
+            if let Some(awaited) = self.awaited.remove(&place)
+                && is_gathered
+            {
                 self.learn(now_us.saturating_sub(awaited.since_us));
             }
         }
@@ -119,7 +133,36 @@ impl Routing {
 
     /// What is kept, for the invariants.
     pub fn len(&self) -> usize {
-        self.told.len() + self.awaited.len()
+        self.told.len() + self.awaited.len() + self.judged.len()
+    }
+
+    /// A member has fallen back, of whom f may be liars.
+    fn note_late(&mut self, index: Index, voter: MemberId, f: usize) {
+        if let Some(told) = self.told.get_mut(&index) {
+            told.late.insert(voter);
+        } else if let Some(told) = self.judged.get_mut(&index)
+            && let Route::Member(node) = told.route
+            && told.late.insert(voter)
+        {
+            // It was committed here before: the judgement is made good.
+            if told.late.len() == f + 1 {
+                self.trust.note_service(node, Service::Failed);
+            } else if told.late.len() <= f {
+                self.trust.note_service(node, Service::Doubted);
+            }
+        }
+    }
+}
+
+impl Told {
+    fn service(&self, f: usize) -> Service {
+        if self.late.len() > f || !self.is_served {
+            Service::Failed
+        } else if self.late.is_empty() {
+            Service::Served
+        } else {
+            Service::Doubted
+        }
     }
 }
 
@@ -213,9 +256,9 @@ impl Replica {
     }
 
     fn note_late(&mut self, vote: &Vote) {
-        let told = self.routing.told.get_mut(&vote.ballot.block.index);
-        if let Some(told) = told.filter(|_| vote.ballot.block.term == self.safety.term()) {
-            told.late.insert(vote.signer);
+        if vote.ballot.block.term == self.safety.term() {
+            let f = self.members().f();
+            self.routing.note_late(vote.ballot.block.index, vote.signer, f);
         }
     }
 
@@ -253,12 +296,12 @@ impl Replica {
         }
     }
 
-    /// A certificate is known to be valid.
-    pub(super) fn note_certified(&mut self, certificate: &Certificate) {
+    /// A certificate is known to be valid, from a member or gathered here.
+    pub(super) fn note_certified(&mut self, from: MemberId, certificate: &Certificate) {
         if certificate.block().term == self.safety.term() {
             let kind = if certificate.is_commit() { BallotKind::Commit } else { BallotKind::Prepare };
             let now_us = self.now_us();
-            self.routing.note_certified(kind, certificate.block().index, now_us);
+            self.routing.note_certified(kind, certificate.block().index, from == self.me(), now_us);
         }
     }
 
@@ -277,19 +320,16 @@ impl Replica {
     pub(super) fn forget_routes(&mut self, committed: Index) {
         self.routing.awaited.retain(|(index, _), _| *index > committed);
         let in_flight = self.routing.told.split_off(&committed.next());
-        for told in std::mem::replace(&mut self.routing.told, in_flight).into_values() {
+        for (index, told) in std::mem::replace(&mut self.routing.told, in_flight) {
             if let Route::Member(node) = told.route
                 && node != self.me()
             {
-                let service = if told.late.len() > self.members().f() || !told.is_served {
-                    Service::Failed
-                } else if told.late.is_empty() {
-                    Service::Served
-                } else {
-                    Service::Doubted
-                };
-                self.routing.trust.note_service(node, service);
+                self.routing.trust.note_service(node, told.service(self.members().f()));
+                self.routing.judged.insert(index, told);
             }
+        }
+        while self.routing.judged.len() > REMEMBERED {
+            self.routing.judged.pop_first();
         }
     }
 
@@ -297,6 +337,7 @@ impl Replica {
     pub(super) fn forget_term_routes(&mut self) {
         self.protocol = self.next_protocol;
         self.routing.told.clear();
+        self.routing.judged.clear();
         self.routing.awaited.clear();
     }
 }

@@ -87,6 +87,17 @@ fn a_node_that_serves_nobody_costs_one_fall_back_and_is_named_no_more() {
 }
 
 #[test]
+fn a_node_that_serves_the_leader_alone_is_named_no_more_although_that_is_enough_to_commit() {
+    let mut cluster = Cluster::of(Protocol::Ccro, 4, true);
+    let selective = |from, to, message: &Message| !(is_served_by(2)(from, to, message) && to != 1);
+    let sent = cluster.traffic(1, "x", selective);
+    assert!(!sent.iter().any(|(from, _, message)| *from == 1 && matches!(message, Message::LateVote(_))));
+    let sent = cluster.traffic(1, "y", selective);
+    assert!(!sent.iter().any(of_kind("LateVote")), "{sent:?}");
+    assert!((1..=4).all(|n| cluster.requests(n) == ["x", "y"]));
+}
+
+#[test]
 fn a_node_that_serves_the_leader_alone_is_named_no_more() {
     let mut cluster = Cluster::of(Protocol::Ccro, 4, false);
     let selective = |from, to, message: &Message| !(is_served_by(2)(from, to, message) && to != 1);
