@@ -6,7 +6,7 @@ use std::{
 };
 
 pub use bftd_core::{
-    crypto::{ClusterId, Digest, PublicKey},
+    crypto::{ClusterId, PublicKey},
     ids::MemberId,
     membership::{Genesis, Member},
     protocol::Protocol,
@@ -52,6 +52,11 @@ pub fn fingerprint(id: &ClusterId) -> String {
     let letters: Vec<_> =
         (0..FINGERPRINT).filter_map(|at| SPOKEN.get(bits(at)).copied().map(char::from)).collect();
     letters.chunks(4).map(|group| group.iter().collect::<String>()).collect::<Vec<_>>().join("-")
+}
+
+/// The fingerprint of a cluster whose id is given in hexadecimal, if it is one.
+pub fn fingerprint_of(id: &str) -> Option<String> {
+    id.parse().ok().map(|id| fingerprint(&ClusterId(id)))
 }
 
 /// Whether it can be the name of a cluster or of a member that is made here: it is spoken, typed and shown.
@@ -101,6 +106,8 @@ pub fn write(path: &Path, genesis: &Genesis) -> Result<(), GenesisError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use bftd_core::crypto::Digest;
+
     use super::*;
 
     #[test]
