@@ -318,9 +318,10 @@ async fn watch(session: &mut Session, client: &Client, mut now: Forming) -> Resu
     let mut seen = BTreeSet::new();
     let mut trouble = None;
     loop {
-        for member in
-            now.members.iter().filter(|member| seen.insert((member.key, member.address))).collect::<Vec<_>>()
-        {
+        for member in &now.members {
+            if !seen.insert((member.key, member.address)) {
+                continue;
+            }
             let (count, expect) = (seen.len(), now.expect);
             if session.options.is_json() {
                 render::json(

@@ -106,6 +106,8 @@ pub fn explain(error: &ConnectionError, address: SocketAddr) -> FormFailure {
             _ => FormFailure::InviterBusy(address),
         },
         ConnectionError::VersionMismatch => FormFailure::OtherVersion(address),
+        // It runs: it has just closed the connection, or was started anew.
+        ConnectionError::ApplicationClosed(_) | ConnectionError::Reset => FormFailure::InviterBusy(address),
         _ => FormFailure::InviterUnreachable { address, seconds: u64::from(IDLE_TIMEOUT_MS) / 1000 },
     }
 }

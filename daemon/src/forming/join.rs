@@ -125,7 +125,7 @@ impl Joiner {
     }
 }
 
-async fn question(connection: &Connection, ask: &Ask) -> Result<Reply, String> {
+pub(super) async fn question(connection: &Connection, ask: &Ask) -> Result<Reply, String> {
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| error.to_string())?;
     wire::send(&mut send, ask).await?;
     wire::receive(&mut receive, MAX_REPLY).await

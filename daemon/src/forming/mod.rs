@@ -382,3 +382,6 @@ pub fn welcome(genesis: &Genesis, members: &Membership) -> Bytes {
     let reply = Reply::Formed(genesis.clone());
     postcard::to_stdvec(&reply).expect("encoding into a growing buffer succeeds").into()
 }
+
+#[cfg(test)]
+mod tests;
