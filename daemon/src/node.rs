@@ -399,7 +399,10 @@ fn genesis_here(
                 stored_name: stored.name,
             })
         }
-        (Some(known), _) => Ok(Some(known)),
+        (Some(known), _) => {
+            forming::tidy(directory.path())?;
+            Ok(Some(known))
+        }
         (None, Some(stored)) => {
             forming::tidy(directory.path())?;
             let members = Arc::new(membership(&stored, &path)?);

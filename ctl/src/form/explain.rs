@@ -115,3 +115,39 @@ pub(crate) fn explain(base: Failure, failure: &FormFailure) -> Failure {
         F::Impossible(_) => base,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bftd_client::{Error, Failure as Refused, genesis::PublicKey};
+
+    use super::*;
+
+    #[test]
+    fn what_can_be_mended_has_an_exit_code_and_a_next_step() {
+        let address = "10.0.0.1:7000".parse().expect("an address");
+        let (key, other) = (PublicKey([1; 32]), PublicKey([2; 32]));
+        let name = || "host1".to_owned();
+        let cases = [
+            (FormFailure::ClockOff { ahead_ms: 3_600_000 }, 1, "timedatectl"),
+            (FormFailure::FormedHere { cluster: name(), id: "00".repeat(32) }, 1, "empty data directory"),
+            (FormFailure::OtherVersion(address), 1, "bftd --version"),
+            (FormFailure::NoToken(String::new()), 2, "begins with bftd1"),
+            (FormFailure::NameTaken { name: name(), key }, 2, "--member-name"),
+            (FormFailure::AddressTaken { address, name: name() }, 2, "--advertise"),
+            (FormFailure::WrongKey { address, expected: key, found: other }, 8, "bftd identity"),
+            (FormFailure::InviterMisbehaves { address, what: name() }, 8, "stored nothing"),
+            (FormFailure::UnknownToken, 9, "bftctl token create"),
+            (FormFailure::TokenExpired { ago_s: 3 }, 9, "bftctl token create"),
+            (FormFailure::TokenUsedUp { uses: 2 }, 9, "--uses"),
+            (FormFailure::FormedWithout(address), 9, "bftctl status"),
+            (FormFailure::InviterUnreachable { address, seconds: 5 }, 10, "let UDP to 10.0.0.1:7000 through"),
+            (FormFailure::NotReached { address, why: name() }, 10, "`listen`"),
+        ];
+        for (reason, code, next) in cases {
+            let text = reason.to_string();
+            let failure = Failure::from(Error::Failed(Refused::Forming(reason)));
+            assert_eq!(failure.code as u8, code, "{text}");
+            assert!(failure.next.as_ref().is_some_and(|it| it.contains(next)), "{text}: {:?}", failure.next);
+        }
+    }
+}

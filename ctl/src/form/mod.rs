@@ -7,7 +7,6 @@ pub(crate) mod explain;
 
 use std::{
     collections::BTreeSet,
-    fs,
     path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -15,7 +14,7 @@ use std::{
 use bftd_client::{
     Client, Error, Failure as Refused, Health, Status,
     forming::{FormRequest, Forming, Init as Wanted, Phase, Place, Token as Made, span},
-    genesis::{Protocol, fingerprint_of},
+    genesis::{self, Protocol, fingerprint_of},
 };
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -155,8 +154,10 @@ impl Init {
             return Ok(Code::Ok);
         }
         if let Some(path) = self.genesis {
-            let text = fs::read_to_string(&path)
-                .map_err(|error| Failure::other(format!("can't read {}", path.display())).cause(error))?;
+            let genesis = genesis::read(&path).map_err(|error| {
+                Failure::usage(error.to_string().trim_end()).next("bftctl genesis new --help")
+            })?;
+            let text = genesis::to_text(&genesis);
             let begun = form(&client, FormRequest::TakeGenesis { text }).await?;
             return if self.no_wait {
                 announce(session, &begun, None)

@@ -33,7 +33,7 @@ pub(super) fn store(directory: &Path, genesis: &Genesis) -> Result<(), FileError
     Plan::forget(directory)
 }
 
-/// After a crash in between: forgets what led to a genesis that is stored.
+/// Forgets how a genesis was looked for: there is one, and a crash may have come between.
 ///
 /// # Errors
 /// It can't be removed.
