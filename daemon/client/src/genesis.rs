@@ -114,7 +114,8 @@ mod tests {
     fn a_fingerprint_is_the_first_bits_of_the_id() {
         let mut id = ClusterId(Digest([0; 32]));
         assert_eq!(fingerprint(&id), "0000-0000-0000-0000-0000-0000");
-        id.0.0[..5].copy_from_slice(&[0b00001_000, 0b10_00011_0, 0b0100_0010, 0b1_00110_00, 0b111_01000]);
+        // 00001 00010 00011 00100 00101 00110 00111 01000
+        id.0.0[..5].copy_from_slice(&[0x08, 0x86, 0x42, 0x98, 0xe8]);
         assert_eq!(fingerprint(&id), "1234-5678-0000-0000-0000-0000");
         let other = ClusterId(Digest([0xff; 32]));
         assert_eq!(fingerprint(&other), "ZZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZ");
