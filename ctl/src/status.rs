@@ -1,8 +1,11 @@
-//! `status`: the cluster at a glance.
+//! `status`: the cluster at a glance, or how far it is from being one.
+
+mod forming;
 
 use bftd_client::{
     ClusterStatus, Health, MemberStatus, Status,
-    genesis::{Faults, Protocol},
+    forming::{FormRequest, Forming},
+    genesis::{Faults, Protocol, fingerprint_of},
 };
 use clap::Args;
 use serde::Serialize;
@@ -25,11 +28,17 @@ pub(crate) struct ShowStatus {}
 
 impl ShowStatus {
     pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
-        let status = session.client().await?.status().await?;
+        let client = session.client().await?;
+        let status = client.status().await?;
+        let forming = match status.cluster.state {
+            // The daemon may have become a member since: then the status says all there was.
+            Health::Uninitialised => client.form(FormRequest::Progress).await.ok(),
+            _ => None,
+        };
         match session.options.output() {
-            Output::Json => render::json(&Body::new(&status))?,
+            Output::Json => render::json(&Body::new(&status, forming.as_ref()))?,
             Output::Value => render::line(word(status.cluster.state))?,
-            Output::Table => render::line(&text(&status, Paint::stdout()))?,
+            Output::Table => render::line(&text(&status, forming.as_ref(), Paint::stdout()))?,
         }
         Ok(match status.cluster.state {
             Health::Healthy => Code::Ok,
@@ -50,8 +59,11 @@ pub(crate) fn word(state: Health) -> &'static str {
     }
 }
 
-fn text(status: &Status, paint: Paint) -> String {
-    let mut text = headline(status, paint);
+fn text(status: &Status, forming: Option<&Forming>, paint: Paint) -> String {
+    let mut text = match forming {
+        Some(forming) => forming::headline(forming, paint),
+        None => headline(status, paint),
+    };
     let ClusterStatus { protocol, next_protocol, .. } = &status.cluster;
     if (*protocol, *next_protocol) != (Protocol::default(), Protocol::default()) {
         text += &format!("\nprotocol {}", protocol::words(&status.cluster));
@@ -59,6 +71,11 @@ fn text(status: &Status, paint: Paint) -> String {
     if !status.members.is_empty() {
         text += "\n\n";
         text += &members(status);
+    }
+    if let Some(forming) = forming {
+        text += &forming::details(forming);
+    } else if let Some(fingerprint) = fingerprint_of(&status.cluster.id) {
+        text += &format!("\n\nfingerprint: {fingerprint}");
     }
     let hints: Vec<_> =
         status.hints.iter().map(|hint| format!("\nhint: {}", printable(hint.as_bytes()))).collect();
@@ -154,12 +171,16 @@ struct Body<'a> {
     me: u8,
     members: Vec<Member<'a>>,
     hints: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forming: Option<serde_json::Value>,
 }
 
 #[derive(Serialize)]
 struct Cluster<'a> {
     name: &'a str,
     id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
     protocol: String,
     next_protocol: String,
     /// `byzantine`, or `crash`: what the protocol withstands.
@@ -194,12 +215,13 @@ struct Member<'a> {
 }
 
 impl<'a> Body<'a> {
-    fn new(status: &'a Status) -> Self {
+    fn new(status: &'a Status, forming: Option<&Forming>) -> Self {
         let newest = newest(status);
         let of = &status.cluster;
         let cluster = Cluster {
             name: &of.name,
             id: &of.id,
+            fingerprint: fingerprint_of(&of.id),
             protocol: of.protocol.to_string(),
             next_protocol: of.next_protocol.to_string(),
             faults: match of.protocol.row().faults {
@@ -237,6 +259,7 @@ impl<'a> Body<'a> {
             me: status.me,
             members: status.members.iter().map(member).collect(),
             hints: &status.hints,
+            forming: forming.map(forming::json),
         }
     }
 }
@@ -286,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_first_line_says_it_all_and_hints_end_it() {
-        let text = text(&status(), Paint::OFF);
+        let text = text(&status(), None, Paint::OFF);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(
             lines[0],
@@ -306,21 +329,21 @@ mod tests {
     fn raft_is_not_taken_for_more_and_what_comes_is_shown() {
         let mut status = status();
         (status.cluster.protocol, status.cluster.next_protocol) = (Protocol::Raft, Protocol::Raft);
-        let said = text(&status, Paint::OFF);
+        let said = text(&status, None, Paint::OFF);
         assert!(said.contains("tolerates 1 crash ·") && said.contains("\nprotocol raft\n"), "{said}");
         status.cluster.tolerates = 2;
-        assert!(text(&status, Paint::OFF).contains("tolerates 2 crashes ·"));
-        let json = serde_json::to_value(Body::new(&status)).unwrap();
+        assert!(text(&status, None, Paint::OFF).contains("tolerates 2 crashes ·"));
+        let json = serde_json::to_value(Body::new(&status, None)).unwrap();
         assert_eq!(json["cluster"]["faults"], "crash");
         (status.cluster.protocol, status.cluster.next_protocol) = (Protocol::BftRaft, Protocol::Ccro);
-        let said = text(&status, Paint::OFF);
+        let said = text(&status, None, Paint::OFF);
         assert!(said.contains("tolerates 2 faults ·"), "{said}");
         assert!(said.contains("\nprotocol bft-raft, ccro from the next term on\n"), "{said}");
     }
 
     #[test]
     fn json_has_the_fields_of_the_contract() {
-        let json = serde_json::to_value(Body::new(&status())).unwrap();
+        let json = serde_json::to_value(Body::new(&status(), None)).unwrap();
         assert_eq!(json["cluster"]["state"], "DEGRADED");
         assert_eq!(json["cluster"]["protocol"], "bft-raft");
         assert_eq!(json["self"], 1);

@@ -5,9 +5,11 @@
 pub mod admin;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod driver;
 pub mod execute;
 pub mod faults;
+pub mod forming;
 pub mod identity;
 pub mod node;
 pub mod outlet;

@@ -8,6 +8,7 @@ use std::{
 
 use bftd::{
     config::{Config, DEFAULT_PATH, Overrides},
+    doctor,
     identity::Identity,
     node,
 };
@@ -51,6 +52,9 @@ enum Command {
     /// Print this node's public key; its private key is made at first use.
     #[command(after_help = "Example:\n  bftd identity --data-dir /var/lib/bftd")]
     Identity,
+    /// Say whether this host is as a daemon needs it, for `bftctl doctor`, as TOML.
+    #[command(hide = true, after_help = "Example:\n  bftd doctor --config /etc/bftd/bftd.toml")]
+    Doctor,
     /// Look at the configuration.
     Config {
         #[command(subcommand)]
@@ -91,6 +95,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         None => serve(&arguments.config, &overrides),
         Some(Command::Identity) => identity(&arguments.config, &overrides),
+        Some(Command::Doctor) => doctor(&arguments.config, &overrides),
         Some(Command::Config { command }) => config(&arguments.config, &overrides, command),
     };
     match result {
@@ -104,6 +109,7 @@ fn main() -> ExitCode {
 
 fn serve(path: &Path, overrides: &Overrides) -> Result<(), Failure> {
     start_logging();
+    doctor::raise_file_limit();
     let config = Config::load(path, overrides).map_err(Failure::configuration)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -142,12 +148,26 @@ fn identity(path: &Path, overrides: &Overrides) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Looks at this host while no daemon runs here.
+fn doctor(path: &Path, overrides: &Overrides) -> Result<(), Failure> {
+    let config = Config::load(path, overrides).map_err(Failure::configuration)?;
+    print!("{}", doctor::to_text(doctor::examine_stopped(&config.node)));
+    Ok(())
+}
+
 fn config(path: &Path, overrides: &Overrides, command: &ConfigCommand) -> Result<(), Failure> {
     let config = Config::load(path, overrides).map_err(Failure::configuration)?;
     match command {
         ConfigCommand::Show => print!("{}", toml::to_string(&config).map_err(Failure::runtime)?),
         ConfigCommand::Check => {
-            let (genesis, members) = node::read_genesis(&config).map_err(Failure::configuration)?;
+            let Some((genesis, members)) = node::read_genesis(&config).map_err(Failure::configuration)?
+            else {
+                println!(
+                    "{} is good: it names no genesis; bftctl init or bftctl join makes this daemon a member",
+                    path.display()
+                );
+                return Ok(());
+            };
             println!(
                 "{} is good: cluster `{}` ({}), {} members, {} may be faulty",
                 path.display(),
