@@ -36,10 +36,12 @@ fn raft_gets_over_crashes_and_a_bad_network() {
     }
 }
 
-/// Found by the simulator: a leader told a reader of its first block, crashed before it was durable, and proposed another one.
+/// A leader told a reader of its first block, crashed before it was durable, and proposed another one; and what the oracle had wrong.
 #[test]
-fn an_acceptance_is_told_when_it_is_durable() {
+fn what_the_simulator_found_before() {
     holds(&Options::of(Protocol::Raft, 5), 7820..7821);
+    // A liar's old request to go over came long after all was calm, and the leader handed its term on.
+    holds(&Options::of(Protocol::Pbft, 4), 8597..8598);
     // A reader whose own position had overtaken what others answered was asked to pass that on.
     holds(&Options::of(Protocol::Raft, 3), 10804..10805);
 }

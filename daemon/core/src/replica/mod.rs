@@ -23,6 +23,9 @@
 //!
 //! *Catching up* (`fetch.rs`). Blocks are fetched from anybody and believed by digest chain and certificate.
 //!
+//! *Rows* ([`crate::protocol`]). Where votes travel, how many rounds there are, what a position is, and whether anything is signed
+//! comes from the protocol's row. With `raft` the first round is left out: what is accepted is prepared.
+//!
 //! # Deviations from the sources
 //!
 //! - A position may be a Commit certificate too: it implies that the Prepare certificate exists.

@@ -6,7 +6,8 @@
 //!
 //! 1. Within a term, Prepare votes go to blocks of one growing chain: a vote needs a block right on the tip, above the
 //!    floor.
-//! 2. A Commit vote needs its Prepare certificate (or a higher one) as the position.
+//! 2. A Commit vote needs its Prepare certificate (or a higher one) as the position. (Where the protocol has no Prepare votes, a block's
+//!    acceptance stands in the place of that certificate: [`Certificate::of_acceptance`].)
 //! 3. A term is entered once, upwards, with one term vote that reports the position.
 //! 4. A term opens once.
 //! 5. The sole block that was voted for last is remembered, and every term vote names it while nothing is known to be

@@ -34,6 +34,13 @@ pub struct Clients {
     reads: BTreeMap<u64, u64>,
 }
 
+/// Whether a block has a request that sets the protocol.
+pub fn sets_protocol(block: &Block) -> bool {
+    let mut requests = block.batches().iter().flat_map(|batch| &batch.requests);
+    requests
+        .any(|request| matches!(postcard::from_bytes(request), Ok(Operation::<Bytes>::SetProtocol { .. })))
+}
+
 impl Default for Clients {
     fn default() -> Self {
         Self::new()

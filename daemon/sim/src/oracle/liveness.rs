@@ -34,6 +34,8 @@ pub const GRACE_US: u64 = 2_000_000;
 pub struct Liveness {
     calm: Option<Term>,
     calm_us: u64,
+    /// When the cluster last went over to another protocol: then its leader hands on its term.
+    switched_us: u64,
     disturbed: Option<(u64, String)>,
     proved: BTreeSet<u64>,
     entered: BTreeMap<MemberId, u64>,
@@ -59,6 +61,11 @@ impl Liveness {
     /// A correct member has executed a block of a term.
     pub fn executed(&mut self, term: Term) {
         self.begun.insert(term.0);
+    }
+
+    /// A correct member has executed a request that sets the protocol.
+    pub fn switched(&mut self, at_us: u64) {
+        self.switched_us = at_us;
     }
 
     /// A correct member sends something.
@@ -97,7 +104,8 @@ impl Liveness {
 
     fn check_toppled(&self, cast: &Cast, at_us: u64, newest: u64, entered: Term) -> Result<(), Violation> {
         // Without liars `restless` is the stricter one.
-        let is_late = self.calm.is_some() && !cast.all_correct() && at_us > self.calm_us + GRACE_US;
+        let since_us = self.calm_us.max(self.switched_us);
+        let is_late = self.calm.is_some() && !cast.all_correct() && at_us > since_us + GRACE_US;
         let was_led = self.begun.contains(&newest)
             && cast.correct().iter().any(|leader| cast.leads(Term(newest), *leader));
         require(!(is_late && was_led && entered.0 > newest), "toppled", || {

@@ -245,7 +245,16 @@ impl Oracle {
         self.durability.synced(&self.cast, node, records)
     }
 
-    fn executed(&mut self, node: MemberId, block: &Arc<Block>, state: Digest) -> Result<(), Violation> {
+    fn executed(
+        &mut self,
+        at_us: u64,
+        node: MemberId,
+        block: &Arc<Block>,
+        state: Digest,
+    ) -> Result<(), Violation> {
+        if clients::sets_protocol(block) {
+            self.liveness.switched(at_us);
+        }
         self.blocks.executed(block);
         self.liveness.executed(block.header().term);
         self.agreement.execute(node, block, state, &self.blocks)?;
@@ -286,7 +295,9 @@ impl Observer for Oracle {
                 }
                 Ok(())
             }
-            Event::Executed { node, block, state } if is_correct(node) => self.executed(*node, block, *state),
+            Event::Executed { node, block, state } if is_correct(node) => {
+                self.executed(at_us, *node, block, *state)
+            }
             Event::Submitted { write, request, .. } => {
                 self.clients.submit(*write, request);
                 Ok(())
