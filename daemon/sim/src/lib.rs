@@ -9,6 +9,7 @@
 //! more may happen. A liar, if there is one, goes on throughout.
 
 pub mod event;
+pub mod lab;
 mod node;
 pub mod oracle;
 mod plan;

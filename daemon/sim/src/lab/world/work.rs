@@ -1,0 +1,325 @@
+//! How a member works off what comes to it: verifies, steps its replica, carries out the outputs as the daemon's driver does.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bftd_core::{
+    block::Block,
+    ids::MemberId,
+    message::Message,
+    replica::{Input, Output, Replica, Report, To},
+    verify::Verified,
+};
+use bftd_faults::{Content, Parcel};
+
+use super::{
+    super::machine::{Held, Item, Mail},
+    Event, World,
+};
+
+impl World<'_> {
+    /// A member works something off, from now on until it is free again.
+    pub(super) fn work_off(&mut self, id: MemberId, item: Item) {
+        let mut at_ns = self.now_ns;
+        let mut inputs = VecDeque::new();
+        let is_tick = matches!(item, Item::Tick);
+        self.drop(&item);
+        match item {
+            Item::Mail(mail) => {
+                at_ns += self.experiment.costs.message_ns;
+                self.machine(id).hops = mail.hops;
+                inputs.extend(self.receive(id, &mail, &mut at_ns));
+            }
+            Item::Request(number, request) => {
+                let machine = self.machine(id);
+                machine.hops = 0;
+                machine.waiting.push((number, request));
+            }
+            Item::Tick => {
+                self.tick_adversary(id, &mut at_ns);
+                inputs.push_back(Input::Tick);
+            }
+            Item::Due => inputs.push_back(Input::Due),
+            Item::Synced => {
+                for (hops, held) in self.machine(id).finish_sync() {
+                    self.machine(id).hops = hops;
+                    match held {
+                        Held::Send { to, message, is_idle } => {
+                            self.send(id, to, &message, is_idle, &mut inputs, &mut at_ns);
+                        }
+                        Held::Other(output) => self.do_other(id, output, &mut inputs, at_ns),
+                    }
+                }
+            }
+        }
+        self.carry_out(id, inputs, is_tick, at_ns);
+    }
+
+    /// What a replica wants to be done at its start.
+    pub(super) fn carry_on(&mut self, id: MemberId) {
+        self.carry_out(id, VecDeque::new(), false, self.now_ns);
+    }
+
+    /// A message is decoded and verified. Answers with what the replica hears of it.
+    fn receive(&mut self, id: MemberId, mail: &Mail, at_ns: &mut u64) -> Option<Input> {
+        let from = mail.from;
+        let message = match &*mail.content {
+            Content::Message(message) => Some(message.clone()),
+            Content::Bytes(bytes) => Message::decode(bytes).ok(),
+        };
+        let machine = self.machine(id);
+        let verified = message.and_then(|message| machine.verifier.verify(message).ok());
+        self.charge(id, at_ns);
+        let Some(message) = verified else {
+            self.note_found(id, from);
+            return Some(Input::Refused(from, 1));
+        };
+        let machine = self.machine(id);
+        let Some(adversary) = &mut machine.adversary else { return Some(Input::Message(from, message)) };
+        let hears = adversary.hears(from, &message);
+        let leaving = adversary.incoming(from, &message);
+        self.post_lies(id, leaving, None, at_ns);
+        hears.then_some(Input::Message(from, message))
+    }
+
+    /// A receiver has seen that a message is a lie.
+    fn note_found(&mut self, by: MemberId, from: MemberId) {
+        if !self.cast.contains_key(&by)
+            && let Some(counts) = &mut self.counts
+        {
+            counts.tally(from).found += 1;
+        }
+    }
+
+    /// Lets an adversary do what it does as time passes.
+    fn tick_adversary(&mut self, id: MemberId, at_ns: &mut u64) {
+        let machine = self.machine(id);
+        let now = machine.now(*at_ns);
+        let leaving = machine.adversary.as_mut().map(|adversary| adversary.tick(now));
+        self.post_lies(id, leaving.unwrap_or_default(), None, at_ns);
+    }
+
+    /// The time for the signatures that were made and checked since the last time.
+    fn charge(&mut self, id: MemberId, at_ns: &mut u64) {
+        let work = self.machine(id).meter.take();
+        *at_ns += self.experiment.costs.of(work);
+        if let Some(counts) = &mut self.counts {
+            counts.signed += work.signed;
+            counts.verified += work.verified + work.recognised;
+        }
+    }
+
+    /// Hands inputs to a replica and carries out what it puts out, until nothing is left.
+    fn carry_out(&mut self, id: MemberId, mut inputs: VecDeque<Input>, is_tick: bool, mut at_ns: u64) {
+        loop {
+            let machine = self.machine(id);
+            if machine.has_halted {
+                break;
+            }
+            let now = machine.now(at_ns);
+            let Some(replica) = &mut machine.replica else { break };
+            if !machine.waiting.is_empty() && replica.may_submit() {
+                let (numbers, requests) = std::mem::take(&mut machine.waiting).into_iter().unzip();
+                machine.submitted = numbers;
+                replica.step(now, Input::Submit(requests));
+            }
+            while let Some(input) = inputs.pop_front() {
+                replica.step(now, input);
+            }
+            let outputs = replica.take_outputs();
+            self.charge(id, &mut at_ns);
+            for output in outputs {
+                self.take_output(id, output, is_tick, &mut inputs, &mut at_ns);
+            }
+            if inputs.is_empty() {
+                break;
+            }
+        }
+        self.machine(id).busy_until_ns = at_ns;
+        self.begin_sync(id, at_ns);
+        self.schedule_due(id, at_ns);
+        self.call_when_free(id);
+    }
+
+    fn take_output(
+        &mut self,
+        id: MemberId,
+        output: Output,
+        is_tick: bool,
+        inputs: &mut VecDeque<Input>,
+        at_ns: &mut u64,
+    ) {
+        let machine = self.machine(id);
+        match output {
+            Output::Persist(record) => {
+                machine.emitted += 1;
+                machine.unsynced.push_back(record);
+            }
+            Output::Send { to, message, after } => {
+                let is_idle = is_idle(&message, to, is_tick);
+                if after <= machine.synced {
+                    self.send(id, to, &message, is_idle, inputs, at_ns);
+                } else {
+                    machine.held.push_back((after, machine.hops, Held::Send { to, message, is_idle }));
+                }
+            }
+            Output::Numbered { before, now } => {
+                let numbers = match before {
+                    Some(before) => machine.batches.remove(&before),
+                    None => Some(std::mem::take(&mut machine.submitted)),
+                };
+                machine.batches.insert(now, numbers.unwrap_or_default());
+            }
+            Output::Report(Report::Ignored(from, _, why)) if why.is_lie() => self.note_found(id, from),
+            Output::Report(_) | Output::Readable(_) => {}
+            other if machine.emitted <= machine.synced => self.do_other(id, other, inputs, *at_ns),
+            other => machine.held.push_back((machine.emitted, machine.hops, Held::Other(other))),
+        }
+    }
+
+    fn do_other(&mut self, id: MemberId, output: Output, inputs: &mut VecDeque<Input>, mut at_ns: u64) {
+        let machine = self.machine(id);
+        match output {
+            Output::Execute(block) => self.execute(id, &block, inputs, at_ns),
+            Output::ServeCommitted { to, after } => {
+                if let Some(blocks) = machine.disk.committed_after(after) {
+                    self.send_one(id, to, &Message::Blocks(blocks), false, &mut at_ns);
+                }
+            }
+            Output::Halt(_) => machine.has_halted = true,
+            _ => {}
+        }
+    }
+
+    fn execute(&mut self, id: MemberId, block: &Arc<Block>, inputs: &mut VecDeque<Input>, at_ns: u64) {
+        let machine = self.machine(id);
+        let (state, _) = machine.state.execute(block);
+        inputs.push_back(Input::Executed(block.reference(), state));
+        let hops = machine.hops;
+        let own = block.batches().iter().filter(|batch| batch.origin == id);
+        let answered: Vec<_> = own
+            .filter_map(|batch| machine.batches.remove(&(batch.incarnation, batch.number)))
+            .flatten()
+            .collect();
+        for number in answered {
+            self.answer(number, at_ns, hops);
+        }
+    }
+
+    fn begin_sync(&mut self, id: MemberId, at_ns: u64) {
+        let fsync_ns = self.experiment.costs.fsync_ns;
+        let machine = self.machine(id);
+        if machine.syncing.is_none() && !machine.unsynced.is_empty() {
+            machine.syncing = Some(machine.unsynced.len());
+            self.pending += 1;
+            self.schedule_at(at_ns + fsync_ns, Event::Synced(id));
+        }
+    }
+
+    /// Calls the replica again when it wants to be called.
+    fn schedule_due(&mut self, id: MemberId, at_ns: u64) {
+        let machine = self.machine(id);
+        let now = machine.now(at_ns);
+        let due_us = machine.replica.as_ref().and_then(Replica::due_us);
+        if due_us != std::mem::replace(&mut machine.due_us, due_us)
+            && let Some(due_us) = due_us
+        {
+            self.schedule_at(at_ns + due_us.saturating_sub(now.monotonic_us) * 1_000, Event::Due(id));
+        }
+    }
+
+    // Sending.
+
+    fn send(
+        &mut self,
+        from: MemberId,
+        to: To,
+        message: &Verified<Message>,
+        is_idle: bool,
+        inputs: &mut VecDeque<Input>,
+        at_ns: &mut u64,
+    ) {
+        match to {
+            To::Member(to) if to == from => inputs.push_back(Input::Message(from, message.clone())),
+            To::Member(to) => self.send_one(from, to, message, is_idle, at_ns),
+            To::Others => {
+                let others: Vec<_> = self.members.ids().filter(|id| *id != from).collect();
+                if self.machine(from).adversary.is_some() {
+                    for to in others {
+                        self.send_one(from, to, message, is_idle, at_ns);
+                    }
+                    return;
+                }
+                let bytes = message.encode().len() as u64;
+                let hops = self.machine(from).hops + 1;
+                let mail =
+                    Mail { from, content: Arc::new(Content::Message(Message::clone(message))), hops, is_idle };
+                self.note_correct(from, others.len() as u64, is_idle);
+                for to in others {
+                    self.post_sized(to, mail.clone(), bytes, at_ns);
+                }
+            }
+        }
+    }
+
+    fn send_one(&mut self, from: MemberId, to: MemberId, message: &Message, is_idle: bool, at_ns: &mut u64) {
+        let machine = self.machine(from);
+        let hops = machine.hops + 1;
+        if let Some(adversary) = &mut machine.adversary {
+            let leaving = adversary.outgoing(to, message);
+            self.post_lies(from, leaving, Some((to, message, is_idle)), at_ns);
+            return;
+        }
+        self.note_correct(from, 1, is_idle);
+        let content = Arc::new(Content::Message(message.clone()));
+        self.post(to, Mail { from, content, hops, is_idle }, at_ns);
+    }
+
+    /// What leaves a liar instead of a message of its honest replica, or of itself.
+    fn post_lies(
+        &mut self,
+        from: MemberId,
+        leaving: Vec<Parcel>,
+        honest: Option<(MemberId, &Message, bool)>,
+        at_ns: &mut u64,
+    ) {
+        let hops = self.machine(from).hops + 1;
+        for Parcel { to, content, delay_us } in leaving {
+            let is_honest = honest.is_some_and(|(honest_to, message, _)| {
+                to == honest_to && matches!(&content, Content::Message(leaving) if leaving == message)
+            });
+            let is_idle = is_honest && honest.is_some_and(|(.., is_idle)| is_idle);
+            if is_honest {
+                self.note_correct(from, 1, is_idle);
+            } else if let Some(counts) = &mut self.counts {
+                counts.tally(from).corrupt += 1;
+            }
+            let mail = Mail { from, content: Arc::new(content), hops, is_idle };
+            if delay_us == 0 {
+                self.post(to, mail, at_ns);
+            } else {
+                if !mail.is_idle {
+                    self.pending += 1;
+                }
+                self.schedule_at(*at_ns + delay_us * 1_000, Event::Leave(to, mail));
+            }
+        }
+    }
+
+    fn note_correct(&mut self, from: MemberId, messages: u64, is_idle: bool) {
+        if let Some(counts) = &mut self.counts
+            && !is_idle
+        {
+            counts.tally(from).correct += messages;
+        }
+    }
+}
+
+/// Whether a cluster at rest sends such a message: heartbeats, and the newest Commit certificate that members show each other in
+/// turn.
+fn is_idle(message: &Message, to: To, is_tick: bool) -> bool {
+    match message {
+        Message::Heartbeat(_) => true,
+        Message::Certificate(_) => is_tick && matches!(to, To::Member(_)),
+        _ => false,
+    }
+}
