@@ -3,7 +3,7 @@
 //! - [args](command): every command and flag, from which help, completions and man pages come.
 //! - `failure`: exit codes, and errors that say what happened, why, and what to do next.
 //! - `session`: which daemon to talk to, and the connections to it.
-//! - `kv`, `status`, `protocol`, `inject`, `evidence`, `bench`, `dev`, `contexts`, `shell`: one module a family of commands.
+//! - `kv`, `status`, `protocol`, `inject`, `evidence`, `bench`, `lab`, `dev`, `contexts`, `shell`: one module a family of commands.
 //! - `render`: data to stdout as a table, as JSON or as bare values; words to stderr.
 
 mod args;
@@ -14,6 +14,7 @@ mod evidence;
 mod failure;
 mod inject;
 mod kv;
+mod lab;
 mod protocol;
 mod render;
 mod session;
@@ -75,6 +76,7 @@ async fn run(command: Command, session: &mut Session) -> Result<Code, Ended> {
         Command::Protocol(protocol) => protocol.run(session).await,
         Command::Evidence(evidence) => evidence.run(session).await,
         Command::Bench(bench) => bench.run(session).await,
+        Command::Lab(lab) => lab.run(session),
         Command::Dev(dev) => dev.run(session).await,
         Command::Context(context) => context.run(session),
         Command::Shell(shell) => shell.run(session).await,

@@ -79,6 +79,8 @@ pub struct Experiment {
     pub clients: u32,
     /// The length of the values that they store, in bytes.
     pub value_size: usize,
+    /// Whether blocks whose parent is committed may become final in one round, by all members' votes.
+    pub one_round: bool,
     /// What decides who is faulty, how, and how long messages take.
     pub seed: u64,
     /// What messages go through.
@@ -201,6 +203,7 @@ impl Experiment {
             requests: 100,
             clients: 1,
             value_size: 256,
+            one_round: true,
             seed: 1,
             network: Network::lan(),
             costs: Costs::default(),

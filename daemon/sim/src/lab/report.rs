@@ -18,6 +18,8 @@ pub struct Report {
     pub f: usize,
     /// How many are a quorum.
     pub quorum: usize,
+    /// Whether all members' votes made blocks final in one round.
+    pub one_round: bool,
     /// How many misbehave, by how.
     pub faulty: BTreeMap<&'static str, usize>,
     /// Which do.
@@ -38,7 +40,7 @@ pub struct Report {
     pub consensus_time_ms: Option<ConsensusTime>,
     /// How many message delays lie on that way, the request's own to the leader among them: the median. None where several clients
     /// share blocks.
-    pub delays: Option<u32>,
+    pub hops: Option<u32>,
     /// Messages that left a member, a committed request. Heartbeats and what else the clock alone makes members repeat to each other in a
     /// cluster at rest are not among them.
     pub messages_per_commit: f64,
@@ -48,8 +50,8 @@ pub struct Report {
     pub messages_by_kind: BTreeMap<&'static str, f64>,
     /// All that left, for exact comparisons.
     pub messages: u64,
-    /// Messages of a cluster at rest, a virtual second.
-    pub idle_messages_per_second: f64,
+    /// How many of those that are not there left.
+    pub idle_messages: u64,
     /// Signatures that members made, a committed request.
     pub signatures_per_commit: f64,
     /// Signatures that members checked.
@@ -112,7 +114,6 @@ pub(super) struct Counts {
     pub idle: u64,
     pub signed: u64,
     pub verified: u64,
-    pub blocks: u64,
     pub times_ns: Vec<u64>,
     pub hops: Vec<u32>,
     pub tallies: BTreeMap<MemberId, NodeTally>,

@@ -128,9 +128,8 @@ impl<'a> World<'a> {
         let ended_ns = self.clients.answered_ns.max(started_ns);
         self.until(PATIENCE * timeout_ns, |world| world.pending == 0 && world.is_equal());
         let virtual_seconds = (ended_ns - started_ns) as f64 / 1e9;
-        let settled_seconds = (self.now_ns - started_ns) as f64 / 1e9;
         let blocks = self.height().saturating_sub(first);
-        let report = self.report(virtual_seconds, settled_seconds, blocks);
+        let report = self.report(virtual_seconds, blocks);
         Report { cpu_seconds: cpu_seconds() - began, ..report }
     }
 
@@ -265,7 +264,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn report(self, virtual_seconds: f64, settled_seconds: f64, blocks: u64) -> Report {
+    fn report(self, virtual_seconds: f64, blocks: u64) -> Report {
         let Experiment { protocol, nodes, seed, clients, requests, .. } = *self.experiment;
         let (agreement, term_changes, evidence) = (self.is_equal(), self.term(), self.evidence());
         let faulty_members = by_misconduct(&self.cast);
@@ -280,6 +279,7 @@ impl<'a> World<'a> {
             nodes,
             f: self.members.f(),
             quorum: self.members.quorum(),
+            one_round: self.experiment.one_round,
             faulty: faulty_members.iter().map(|(how, ids)| (*how, ids.len())).collect(),
             faulty_members,
             seed,
@@ -288,13 +288,13 @@ impl<'a> World<'a> {
             committed: committed as u32,
             blocks,
             agreement,
-            delays: median.copied().filter(|_| clients == 1),
+            hops: median.copied().filter(|_| clients == 1),
             consensus_time_ms: ConsensusTime::of(&mut counts.times_ns),
             messages_per_commit: each(counts.messages),
             bytes_per_commit: each(counts.bytes),
             messages_by_kind: counts.by_kind.iter().map(|(kind, count)| (*kind, each(*count))).collect(),
             messages: counts.messages,
-            idle_messages_per_second: counts.idle as f64 / settled_seconds.max(1e-9),
+            idle_messages: counts.idle,
             signatures_per_commit: each(counts.signed),
             verifications_per_commit: each(counts.verified),
             term_changes,

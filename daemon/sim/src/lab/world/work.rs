@@ -287,7 +287,7 @@ impl World<'_> {
             let is_honest = honest.is_some_and(|(honest_to, message, _)| {
                 to == honest_to && matches!(&content, Content::Message(leaving) if leaving == message)
             });
-            let is_idle = is_honest && honest.is_some_and(|(.., is_idle)| is_idle);
+            let is_idle = honest.is_some_and(|(.., is_idle)| is_idle);
             if is_honest {
                 self.note_correct(from, 1, is_idle);
             } else if let Some(counts) = &mut self.counts {
