@@ -38,6 +38,7 @@ pub(super) fn text(reports: &[Report]) -> String {
     for report in reports {
         let time = report.consensus_time_ms;
         let ms = |ms: Option<f64>| ms.map_or_else(String::new, |ms| format!("{ms:.6}"));
+        let each = |count: Option<f64>| count.map_or_else(String::new, |count| count.to_string());
         let faulty = |how| report.faulty.get(how).copied().unwrap_or_default().to_string();
         let fields: [String; COLUMNS.len()] = [
             report.protocol.to_string(),
@@ -58,10 +59,10 @@ pub(super) fn text(reports: &[Report]) -> String {
             ms(time.map(|time| time.p99)),
             ms(time.map(|time| time.max)),
             report.hops.map_or_else(String::new, |hops| hops.to_string()),
-            report.messages_per_commit.to_string(),
-            report.bytes_per_commit.to_string(),
-            report.signatures_per_commit.to_string(),
-            report.verifications_per_commit.to_string(),
+            each(report.messages_per_commit),
+            each(report.bytes_per_commit),
+            each(report.signatures_per_commit),
+            each(report.verifications_per_commit),
             report.term_changes.to_string(),
             format!("{:.6}", report.virtual_seconds),
             format!("{:.3}", report.cpu_seconds),

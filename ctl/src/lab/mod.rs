@@ -13,7 +13,7 @@ mod table;
 use std::{
     fs,
     io::{self, IsTerminal},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -129,7 +129,7 @@ pub(crate) struct Lab {
     /// Draw consensus time and messages against the number of members, as SVG
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     plot: Option<PathBuf>,
-    /// A line for every member of every run; otherwise large runs show the faulty ones alone
+    /// A line for every member of every run; otherwise, where there are many, for the faulty ones alone
     #[arg(long, help_heading = "Results")]
     per_node: bool,
 }
@@ -213,6 +213,8 @@ fn short_time(text: &str) -> Result<Duration, String> {
 impl Lab {
     pub(crate) fn run(self, session: &Session) -> Result<Code, Ended> {
         let experiments = self.experiments()?;
+        // What can't be kept need not be measured.
+        [&self.csv, &self.plot].into_iter().flatten().try_for_each(|path| check_place(path))?;
         let bar = bar(session, experiments.iter().map(|run| u64::from(run.requests)).sum());
         let reports = run_all(&experiments, &|| bar.inc(1));
         bar.finish_and_clear();
@@ -337,6 +339,16 @@ impl Lab {
 #[derive(Serialize)]
 struct Body<'a> {
     runs: &'a [Report],
+}
+
+fn check_place(path: &Path) -> Result<(), Failure> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if directory.is_dir() && !path.is_dir() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("can't write {}", path.display()))
+        .cause(format!("{} is no directory, or this is one", directory.display()))
+        .next("name a file in a directory that exists"))
 }
 
 fn cant_write(what: &str, error: io::Error) -> Failure {

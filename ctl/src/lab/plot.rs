@@ -29,7 +29,7 @@ pub(super) fn svg(reports: &[Report]) -> Result<String, String> {
         root.fill(&WHITE).map_err(|error| error.to_string())?;
         let quantities: [(&str, &str, Value); 2] = [
             ("Consensus time", "median, virtual ms", |report| report.consensus_time_ms.map(|time| time.p50)),
-            ("Messages of all members", "messages a commit", |report| Some(report.messages_per_commit)),
+            ("Messages of all members", "messages a commit", |report| report.messages_per_commit),
         ];
         for (area, quantity) in root.split_evenly((2, 1)).iter().zip(quantities) {
             chart(area, reports, quantity)?;
@@ -47,21 +47,15 @@ fn chart(
     // A logarithm has no zero: a lone member sends nothing.
     let value = |report: &Report| value(report).filter(|value| *value > 0.0);
     let values: Vec<f64> = reports.iter().filter_map(value).collect();
-    if values.is_empty() {
-        return Err("nothing was committed".to_owned());
-    }
     let sizes: Vec<f64> = reports.iter().map(|report| f64::from(report.nodes)).collect();
     let (x, y) = (around(&sizes, 1.15), around(&values, 1.3));
-    let mut ticks = sizes.clone();
-    ticks.sort_by(f64::total_cmp);
-    ticks.dedup();
     let mut chart = ChartBuilder::on(area)
         .caption(format!("{caption}{}", faults(reports)), ("sans-serif", 19))
         .margin(14)
         .x_label_area_size(46)
         .y_label_area_size(84)
         .build_cartesian_2d(
-            (x.0..x.1).log_scale().with_key_points(ticks),
+            (x.0..x.1).log_scale().with_key_points(apart(&sizes)),
             (y.0..y.1).log_scale().with_key_points(decades(y)),
         )
         .map_err(|error| error.to_string())?;
@@ -77,7 +71,8 @@ fn chart(
         .axis_desc_style(("sans-serif", 15))
         .draw()
         .map_err(|error| error.to_string())?;
-    for (protocol, colour) in Protocol::ALL.into_iter().zip(COLOURS) {
+    // Lines that lie upon each other are all seen: the first is the broadest.
+    for ((protocol, colour), breadth) in Protocol::ALL.into_iter().zip(COLOURS).zip([8, 6, 4, 2]) {
         let of = reports.iter().filter(|report| report.protocol == protocol);
         let mut points: Vec<_> = of.filter_map(|it| Some((f64::from(it.nodes), value(it)?))).collect();
         points.sort_by(|(a, _), (b, _)| a.total_cmp(b));
@@ -85,12 +80,12 @@ fn chart(
             continue;
         }
         chart
-            .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))
+            .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(breadth)))
             .map_err(|error| error.to_string())?
             .label(protocol.row().name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], colour.stroke_width(2)));
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], colour.stroke_width(breadth)));
         chart
-            .draw_series(points.into_iter().map(|point| Circle::new(point, 4, colour.filled())))
+            .draw_series(points.into_iter().map(|point| Circle::new(point, breadth / 2 + 3, colour.filled())))
             .map_err(|error| error.to_string())?;
     }
     chart
@@ -111,8 +106,24 @@ fn faults(reports: &[Report]) -> String {
     if kinds.is_empty() { String::new() } else { format!(", with {} members", kinds.join(" and ")) }
 }
 
+/// Values that rise by so much that their labels have room.
+fn apart(values: &[f64]) -> Vec<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let mut apart: Vec<f64> = Vec::new();
+    for value in values {
+        if apart.last().is_none_or(|last| value >= 1.1 * last) {
+            apart.push(value);
+        }
+    }
+    apart
+}
+
 /// A range around some positive values.
 fn around(values: &[f64], margin: f64) -> (f64, f64) {
+    if values.is_empty() {
+        return (1.0, 10.0);
+    }
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(0.0, f64::max);
     (least / margin, most * margin)
@@ -149,6 +160,8 @@ mod tests {
 
     #[test]
     fn axes_have_round_numbers() {
+        assert_eq!(apart(&[31.0, 4.0, 32.0, 4.0, 5.0]), [4.0, 5.0, 31.0]);
+        assert_eq!(around(&[], 1.1), (1.0, 10.0));
         assert_eq!(decades((0.3, 12.0)), [0.5, 1.0, 2.0, 5.0, 10.0]);
         assert_eq!(decades((8.0, 40_000.0)), [10.0, 100.0, 1_000.0, 10_000.0]);
         assert_eq!([0.5, 2.0, 20.0, 10_000.0, 1_234_567.0].map(number), ["0.5", "2", "20", "10,000", "1,234,567"]);

@@ -4,7 +4,7 @@ use bftd_sim::lab::{NodeTally, Report};
 
 use crate::render;
 
-/// Runs of at most so many members show all of them.
+/// Where there are no more members over all runs, each has a line.
 const FEW: usize = 16;
 
 pub(super) fn text(reports: &[Report], per_node: bool) -> String {
@@ -14,7 +14,8 @@ pub(super) fn text(reports: &[Report], per_node: bool) -> String {
     ];
     let numbers: Vec<usize> = (0..header.len()).filter(|at| ![0, 3, 5].contains(at)).collect();
     let table = render::table(&header, &numbers, reports.iter().map(row).collect());
-    let members = reports.iter().map(|report| members(report, per_node)).filter(|text| !text.is_empty());
+    let are_all = per_node || reports.iter().map(|report| report.nodes_tally.len()).sum::<usize>() <= FEW;
+    let members = reports.iter().map(|report| members(report, are_all)).filter(|text| !text.is_empty());
     [table].into_iter().chain(members).collect::<Vec<_>>().join("\n\n")
 }
 
@@ -36,7 +37,7 @@ fn row(report: &Report) -> Vec<String> {
         ms(report.consensus_time_ms.map(|time| time.p99)),
         report.hops.map_or_else(|| "-".to_owned(), |hops| hops.to_string()),
         short(report.messages_per_commit),
-        short(report.bytes_per_commit / 1_000.0),
+        short(report.bytes_per_commit.map(|bytes| bytes / 1_000.0)),
         short(report.signatures_per_commit),
         short(report.verifications_per_commit),
         report.term_changes.to_string(),
@@ -49,27 +50,48 @@ fn ms(ms: Option<f64>) -> String {
 }
 
 /// A count a commit: whole where it is.
-fn short(number: f64) -> String {
-    if number.fract().abs() < 5e-3 || number >= 10_000.0 { format!("{number:.0}") } else { format!("{number:.2}") }
+fn short(number: Option<f64>) -> String {
+    match number {
+        None => "-".to_owned(),
+        Some(number) if number.fract().abs() < 5e-3 || number >= 10_000.0 => format!("{number:.0}"),
+        Some(number) => format!("{number:.2}"),
+    }
 }
 
-fn members(report: &Report, per_node: bool) -> String {
-    let are_all = per_node || report.nodes_tally.len() <= FEW;
-    let is_faulty = |tally: &&NodeTally| report.faulty_members.values().any(|ids| ids.contains(&tally.id));
-    let shown: Vec<_> = report.nodes_tally.iter().filter(|tally| are_all || is_faulty(tally)).collect();
+/// A line a member: for all of them, or for those that lied.
+fn members(report: &Report, are_all: bool) -> String {
+    let how = |tally: &NodeTally| {
+        let mut kinds = report.faulty_members.iter();
+        kinds.find(|(_, ids)| ids.contains(&tally.id)).map(|(how, _)| *how)
+    };
+    let lied = |tally: &&NodeTally| are_all || tally.corrupt > 0 || how(tally).is_some_and(|how| how != "offline");
+    let shown: Vec<_> = report.nodes_tally.iter().filter(lied).collect();
     if shown.is_empty() {
         return String::new();
     }
     let line = |tally: &&NodeTally| {
-        let how = report.faulty_members.iter().find(|(_, ids)| ids.contains(&tally.id));
-        let found = |corrupt: u64| if corrupt > 0 { format!(", {} seen through", tally.found) } else { String::new() };
-        let how = how.map_or_else(String::new, |(how, _)| format!(" ({how}{})", found(tally.corrupt)));
-        format!("Node {} -> {} correct {} corrupt{how}", tally.id, tally.correct, tally.corrupt)
+        let note = match how(tally) {
+            None => String::new(),
+            Some(how) if tally.corrupt == 0 => format!(" ({how})"),
+            Some(how) => format!(" ({how}, {} seen through)", tally.found),
+        };
+        format!("Node {} -> {} correct {} corrupt{note}", tally.id, tally.correct, tally.corrupt)
     };
     let mut lines = vec![format!("{}, {} members:", report.protocol, report.nodes)];
     lines.extend(shown.iter().map(line));
-    if !are_all {
-        lines.push(format!("({} correct members more: --per-node)", report.nodes_tally.len() - shown.len()));
+    if shown.len() < report.nodes_tally.len() {
+        lines.push(format!("({} others: --per-node)", report.nodes_tally.len() - shown.len()));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_whole_where_they_are() {
+        let shown = [Some(19.0), Some(26.8), Some(16_511.5), Some(0.999), None].map(short);
+        assert_eq!(shown, ["19", "26.80", "16512", "1.00", "-"]);
+    }
 }

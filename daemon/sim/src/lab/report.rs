@@ -41,21 +41,21 @@ pub struct Report {
     /// How many message delays lie on that way, the request's own to the leader among them: the median. None where several clients
     /// share blocks.
     pub hops: Option<u32>,
-    /// Messages that left a member, a committed request. Heartbeats and what else the clock alone makes members repeat to each other in a
+    /// Messages that left a member, a committed request; none without a commit, as for all of these. Heartbeats and what else the clock alone makes members repeat to each other in a
     /// cluster at rest are not among them.
-    pub messages_per_commit: f64,
+    pub messages_per_commit: Option<f64>,
     /// Their encoded bytes.
-    pub bytes_per_commit: f64,
-    /// Messages a committed request, by kind.
-    pub messages_by_kind: BTreeMap<&'static str, f64>,
-    /// All that left, for exact comparisons.
+    pub bytes_per_commit: Option<f64>,
+    /// All that left, by kind.
+    pub messages_by_kind: BTreeMap<&'static str, u64>,
+    /// All that left.
     pub messages: u64,
     /// How many of those that are not there left.
     pub idle_messages: u64,
     /// Signatures that members made, a committed request.
-    pub signatures_per_commit: f64,
+    pub signatures_per_commit: Option<f64>,
     /// Signatures that members checked.
-    pub verifications_per_commit: f64,
+    pub verifications_per_commit: Option<f64>,
     /// How many terms were left.
     pub term_changes: u64,
     /// How many proofs of misbehaviour the correct members hold together, each counted once.

@@ -270,7 +270,7 @@ impl<'a> World<'a> {
         let faulty_members = by_misconduct(&self.cast);
         let mut counts = self.counts.unwrap_or_default();
         let committed = counts.times_ns.len();
-        let each = |total: u64| total as f64 / committed.max(1) as f64;
+        let each = |total: u64| (committed > 0).then_some(total as f64 / committed as f64);
         let tallies = self.machines.iter().map(|machine| *counts.tally(machine.id)).collect();
         counts.hops.sort_unstable();
         let median = counts.hops.get(counts.hops.len().saturating_sub(1) / 2);
@@ -292,7 +292,7 @@ impl<'a> World<'a> {
             consensus_time_ms: ConsensusTime::of(&mut counts.times_ns),
             messages_per_commit: each(counts.messages),
             bytes_per_commit: each(counts.bytes),
-            messages_by_kind: counts.by_kind.iter().map(|(kind, count)| (*kind, each(*count))).collect(),
+            messages_by_kind: counts.by_kind,
             messages: counts.messages,
             idle_messages: counts.idle,
             signatures_per_commit: each(counts.signed),
