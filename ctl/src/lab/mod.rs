@@ -144,8 +144,8 @@ Examples:
   bftctl lab --nodes 4 --malicious-members 1,3 --beyond-f       what happens when too many lie
   bftctl lab --nodes 31 --clients 64 --requests 5000 --csv -    clients that share blocks
 
-Columns: P50, P99 consensus time at the member that was asked; HOPS message delays on that way, the request's own to the leader
-among them; MESSAGES, KB, SIGNED, CHECKED a committed request, over all members; TERMS term changes.
+Columns: P50, P99 consensus time at the member that was asked; DELAYS message delays on that way if nothing else takes time, the
+request's own to the leader among them; MESSAGES, KB, SIGNED, CHECKED a committed request, over all members; TERMS term changes.
 `Node i -> a correct b corrupt`: what left a member, by what the protocol asks of it.
 
 Exit codes: 0 all was committed, and all correct members are equal · 6 not all was committed · 8 correct members differ";

@@ -9,7 +9,7 @@ const FEW: usize = 16;
 
 pub(super) fn text(reports: &[Report], per_node: bool) -> String {
     let header = [
-        "PROTOCOL", "N", "F", "FAULTY", "COMMITTED", "EQUAL", "P50 MS", "P99 MS", "HOPS", "MESSAGES", "KB", "SIGNED",
+        "PROTOCOL", "N", "F", "FAULTY", "COMMITTED", "EQUAL", "P50 MS", "P99 MS", "DELAYS", "MESSAGES", "KB", "SIGNED",
         "CHECKED", "TERMS", "CPU S",
     ];
     let numbers: Vec<usize> = (0..header.len()).filter(|at| ![0, 3, 5].contains(at)).collect();
@@ -35,7 +35,7 @@ fn row(report: &Report) -> Vec<String> {
         if report.agreement { "yes" } else { "NO" }.to_owned(),
         p50(report),
         ms(report.consensus_time_ms.map(|time| time.p99)),
-        report.hops.map_or_else(|| "-".to_owned(), |hops| hops.to_string()),
+        short(report.delays),
         short(report.messages_per_commit),
         short(report.bytes_per_commit.map(|bytes| bytes / 1_000.0)),
         short(report.signatures_per_commit),

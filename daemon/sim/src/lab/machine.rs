@@ -23,8 +23,6 @@ use crate::node::{Disk, State};
 pub(super) struct Mail {
     pub from: MemberId,
     pub content: Arc<Content>,
-    /// How many message delays lie behind it, since a request, with its own.
-    pub hops: u32,
     /// Whether a cluster at rest sends such a thing, too.
     pub is_idle: bool,
 }
@@ -59,8 +57,6 @@ pub(super) struct Machine {
     pub busy_until_ns: u64,
     pub is_called: bool,
     pub due_us: Option<u64>,
-    /// The message delays behind what it does now.
-    pub hops: u32,
 
     pub disk: Disk,
     pub state: State,
@@ -69,8 +65,8 @@ pub(super) struct Machine {
     pub unsynced: VecDeque<bftd_core::durable::Record>,
     /// How many records the sync under way makes durable.
     pub syncing: Option<usize>,
-    /// With the number of the record and the message delays behind it.
-    pub held: VecDeque<(u64, u32, Held)>,
+    /// With the number of the record.
+    pub held: VecDeque<(u64, Held)>,
 
     /// Requests of its clients that no batch has room for yet: one a client at most.
     pub waiting: Vec<(u32, Request)>,
@@ -99,7 +95,6 @@ impl Machine {
             busy_until_ns: 0,
             is_called: false,
             due_us: None,
-            hops: 0,
             disk: Disk::default(),
             state,
             emitted: 0,
@@ -123,17 +118,17 @@ impl Machine {
     }
 
     /// The sync under way is over.
-    pub fn finish_sync(&mut self) -> Vec<(u32, Held)> {
+    pub fn finish_sync(&mut self) -> Vec<Held> {
         let count = self.syncing.take().unwrap_or(0);
         for record in self.unsynced.drain(..count) {
             self.disk.apply(&record);
         }
         self.synced += count as u64;
         let synced = self.synced;
-        let (ready, held): (VecDeque<_>, _) =
-            std::mem::take(&mut self.held).into_iter().partition(|(after, ..)| *after <= synced);
+        let (ready, held): (VecDeque<(u64, Held)>, _) =
+            std::mem::take(&mut self.held).into_iter().partition(|(after, _)| *after <= synced);
         self.held = held;
-        ready.into_iter().map(|(_, hops, held)| (hops, held)).collect()
+        ready.into_iter().map(|(_, held)| held).collect()
     }
 
     /// It is there no more.

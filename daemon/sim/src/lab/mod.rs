@@ -317,7 +317,25 @@ impl Experiment {
     /// It can't be made.
     pub fn run(&self, progress: &dyn Fn()) -> Result<Report, Refused> {
         let cast = self.cast()?;
-        Ok(World::new(self, cast, progress).run())
+        let report = World::new(self, cast.clone(), progress).run();
+        let delays = self.delays(cast);
+        Ok(Report { delays, ..report })
+    }
+
+    /// How many message delays a request takes.
+    fn delays(&self, cast: BTreeMap<MemberId, Misconduct>) -> Option<f64> {
+        const DELAY_NS: u64 = 1_000_000;
+        /// Enough for a median that knows who is there.
+        const REQUESTS: u32 = 9;
+        let ideal = Self {
+            requests: REQUESTS.min(self.requests),
+            clients: 1,
+            network: Network::ideal(DELAY_NS),
+            costs: Costs::NONE,
+            ..self.clone()
+        };
+        let report = World::new(&ideal, cast, &|| {}).run();
+        report.consensus_time_ms.map(|time| time.p50 / (DELAY_NS as f64 / 1e6))
     }
 }
 

@@ -38,9 +38,9 @@ pub struct Report {
     pub agreement: bool,
     /// From a client's request to the execution at the member that it asked, in virtual milliseconds; none without a commit.
     pub consensus_time_ms: Option<ConsensusTime>,
-    /// How many message delays lie on that way, the request's own to the leader among them: the median. None where several clients
-    /// share blocks.
-    pub hops: Option<u32>,
+    /// How many message delays lie on that way, the request's own to the leader among them: the median, in a network where
+    /// messages take a time and nothing else does. None without a commit.
+    pub delays: Option<f64>,
     /// Messages that left a member, a committed request; none without a commit, as for all of these. Heartbeats and what else the clock alone makes members repeat to each other in a
     /// cluster at rest are not among them.
     pub messages_per_commit: Option<f64>,
@@ -115,7 +115,6 @@ pub(super) struct Counts {
     pub signed: u64,
     pub verified: u64,
     pub times_ns: Vec<u64>,
-    pub hops: Vec<u32>,
     pub tallies: BTreeMap<MemberId, NodeTally>,
 }
 

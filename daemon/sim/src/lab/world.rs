@@ -151,6 +151,7 @@ impl<'a> World<'a> {
                 members: Arc::clone(&self.members),
                 signer: signer(false),
                 timing: self.timing,
+                one_round: self.experiment.one_round,
             };
             let state = State::new(&self.members);
             let now = Now { monotonic_us: 1, unix_ms: 0 };
@@ -249,13 +250,12 @@ impl<'a> World<'a> {
     }
 
     /// A request is executed at the member that was asked.
-    fn answer(&mut self, number: u32, at_ns: u64, hops: u32) {
+    fn answer(&mut self, number: u32, at_ns: u64) {
         let begun_ns = self.clients.begun_ns.get(number as usize).copied().unwrap_or(at_ns);
         self.clients.answered += 1;
         self.clients.answered_ns = self.clients.answered_ns.max(at_ns);
         if let Some(counts) = &mut self.counts {
             counts.times_ns.push(at_ns.saturating_sub(begun_ns));
-            counts.hops.push(hops);
         }
         (self.progress)();
         let is_more = self.clients.begun_ns.len() < self.experiment.requests as usize;
@@ -272,8 +272,6 @@ impl<'a> World<'a> {
         let committed = counts.times_ns.len();
         let each = |total: u64| (committed > 0).then_some(total as f64 / committed as f64);
         let tallies = self.machines.iter().map(|machine| *counts.tally(machine.id)).collect();
-        counts.hops.sort_unstable();
-        let median = counts.hops.get(counts.hops.len().saturating_sub(1) / 2);
         Report {
             protocol,
             nodes,
@@ -288,7 +286,7 @@ impl<'a> World<'a> {
             committed: committed as u32,
             blocks,
             agreement,
-            hops: median.copied().filter(|_| clients == 1),
+            delays: None,
             consensus_time_ms: ConsensusTime::of(&mut counts.times_ns),
             messages_per_commit: each(counts.messages),
             bytes_per_commit: each(counts.bytes),

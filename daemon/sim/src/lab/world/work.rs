@@ -26,13 +26,10 @@ impl World<'_> {
         match item {
             Item::Mail(mail) => {
                 at_ns += self.experiment.costs.message_ns;
-                self.machine(id).hops = mail.hops;
                 inputs.extend(self.receive(id, &mail, &mut at_ns));
             }
             Item::Request(number, request) => {
-                let machine = self.machine(id);
-                machine.hops = 0;
-                machine.waiting.push((number, request));
+                self.machine(id).waiting.push((number, request));
             }
             Item::Tick => {
                 self.tick_adversary(id, &mut at_ns);
@@ -40,8 +37,10 @@ impl World<'_> {
             }
             Item::Due => inputs.push_back(Input::Due),
             Item::Synced => {
-                for (hops, held) in self.machine(id).finish_sync() {
-                    self.machine(id).hops = hops;
+                let released = self.machine(id).finish_sync();
+                // The disk goes on while the messages leave.
+                self.begin_sync(id, at_ns);
+                for held in released {
                     match held {
                         Held::Send { to, message, is_idle } => {
                             self.send(id, to, &message, is_idle, &mut inputs, &mut at_ns);
@@ -110,6 +109,7 @@ impl World<'_> {
 
     /// Hands inputs to a replica and carries out what it puts out, until nothing is left.
     fn carry_out(&mut self, id: MemberId, mut inputs: VecDeque<Input>, is_tick: bool, mut at_ns: u64) {
+        let mut sync_ns = None;
         loop {
             let machine = self.machine(id);
             if machine.has_halted {
@@ -127,6 +127,10 @@ impl World<'_> {
             }
             let outputs = replica.take_outputs();
             self.charge(id, &mut at_ns);
+            if outputs.iter().any(|output| matches!(output, Output::Persist(_))) {
+                // Beside what is sent.
+                sync_ns.get_or_insert(at_ns);
+            }
             for output in outputs {
                 self.take_output(id, output, is_tick, &mut inputs, &mut at_ns);
             }
@@ -135,7 +139,7 @@ impl World<'_> {
             }
         }
         self.machine(id).busy_until_ns = at_ns;
-        self.begin_sync(id, at_ns);
+        self.begin_sync(id, sync_ns.unwrap_or(at_ns));
         self.schedule_due(id, at_ns);
         self.call_when_free(id);
     }
@@ -159,7 +163,7 @@ impl World<'_> {
                 if after <= machine.synced {
                     self.send(id, to, &message, is_idle, inputs, at_ns);
                 } else {
-                    machine.held.push_back((after, machine.hops, Held::Send { to, message, is_idle }));
+                    machine.held.push_back((after, Held::Send { to, message, is_idle }));
                 }
             }
             Output::Numbered { before, now } => {
@@ -172,7 +176,7 @@ impl World<'_> {
             Output::Report(Report::Ignored(from, _, why)) if why.is_lie() => self.note_found(id, from),
             Output::Report(_) | Output::Readable(_) => {}
             other if machine.emitted <= machine.synced => self.do_other(id, other, inputs, *at_ns),
-            other => machine.held.push_back((machine.emitted, machine.hops, Held::Other(other))),
+            other => machine.held.push_back((machine.emitted, Held::Other(other))),
         }
     }
 
@@ -194,14 +198,13 @@ impl World<'_> {
         let machine = self.machine(id);
         let (state, _) = machine.state.execute(block);
         inputs.push_back(Input::Executed(block.reference(), state));
-        let hops = machine.hops;
         let own = block.batches().iter().filter(|batch| batch.origin == id);
         let answered: Vec<_> = own
             .filter_map(|batch| machine.batches.remove(&(batch.incarnation, batch.number)))
             .flatten()
             .collect();
         for number in answered {
-            self.answer(number, at_ns, hops);
+            self.answer(number, at_ns);
         }
     }
 
@@ -250,9 +253,8 @@ impl World<'_> {
                     return;
                 }
                 let bytes = message.encode().len() as u64;
-                let hops = self.machine(from).hops + 1;
                 let mail =
-                    Mail { from, content: Arc::new(Content::Message(Message::clone(message))), hops, is_idle };
+                    Mail { from, content: Arc::new(Content::Message(Message::clone(message))), is_idle };
                 self.note_correct(from, others.len() as u64, is_idle);
                 for to in others {
                     self.post_sized(to, mail.clone(), bytes, at_ns);
@@ -263,7 +265,6 @@ impl World<'_> {
 
     fn send_one(&mut self, from: MemberId, to: MemberId, message: &Message, is_idle: bool, at_ns: &mut u64) {
         let machine = self.machine(from);
-        let hops = machine.hops + 1;
         if let Some(adversary) = &mut machine.adversary {
             let leaving = adversary.outgoing(to, message);
             self.post_lies(from, leaving, Some((to, message, is_idle)), at_ns);
@@ -271,7 +272,7 @@ impl World<'_> {
         }
         self.note_correct(from, 1, is_idle);
         let content = Arc::new(Content::Message(message.clone()));
-        self.post(to, Mail { from, content, hops, is_idle }, at_ns);
+        self.post(to, Mail { from, content, is_idle }, at_ns);
     }
 
     /// What leaves a liar instead of a message of its honest replica, or of itself.
@@ -282,7 +283,6 @@ impl World<'_> {
         honest: Option<(MemberId, &Message, bool)>,
         at_ns: &mut u64,
     ) {
-        let hops = self.machine(from).hops + 1;
         for Parcel { to, content, delay_us } in leaving {
             let is_honest = honest.is_some_and(|(honest_to, message, _)| {
                 to == honest_to && matches!(&content, Content::Message(leaving) if leaving == message)
@@ -293,7 +293,7 @@ impl World<'_> {
             } else if let Some(counts) = &mut self.counts {
                 counts.tally(from).corrupt += 1;
             }
-            let mail = Mail { from, content: Arc::new(content), hops, is_idle };
+            let mail = Mail { from, content: Arc::new(content), is_idle };
             if delay_us == 0 {
                 self.post(to, mail, at_ns);
             } else {
