@@ -151,6 +151,7 @@ impl<'a> World<'a> {
                 members: Arc::clone(&self.members),
                 signer: signer(false),
                 timing: self.timing,
+                protocol: None,
                 one_round: self.experiment.one_round,
             };
             let state = State::new(&self.members);
