@@ -29,8 +29,10 @@ use crate::{
 use layout::{Layout, Node};
 use process::{Daemon, Signal};
 
-/// How long `up` waits for a healthy cluster, and `restart` for a daemon that answers.
+/// How long `up` waits for a healthy cluster, and `restart` for a daemon that answers; and for each node how much longer, as all
+/// of them share this machine.
 const UP: Duration = Duration::from_secs(20);
+const UP_A_NODE: Duration = Duration::from_secs(1);
 /// How long a daemon may take to stop before it is killed.
 const DOWN: Duration = Duration::from_secs(5);
 /// How long a restarted node may take to hear of all others that run.
@@ -221,7 +223,8 @@ async fn wait_up(
     started: &mut [process::Started],
     is_enough: impl Fn(&Status) -> bool,
 ) -> Result<(), Failure> {
-    let limit = session.options.timeout.unwrap_or(UP);
+    let waits = || UP + UP_A_NODE * u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+    let limit = session.options.timeout.unwrap_or_else(waits);
     let deadline = Instant::now() + limit;
     for node in nodes {
         let mut client: Option<Client> = None;
