@@ -1,16 +1,19 @@
 //! `bftctl lab` as a process: tables, JSON, CSV, plots, exit codes.
 #![allow(clippy::unwrap_used)]
 
-mod common;
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use std::{fs, path::Path};
-
-use common::bftctl;
 use serde_json::Value;
 
 /// Runs `bftctl lab`: exit code, stdout, stderr.
 fn lab(directory: &Path, words: &str) -> (i32, String, String) {
-    let output = bftctl(directory).current_dir(directory).arg("lab").args(words.split(' ')).output().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bftctl"));
+    command.env_clear().env("HOME", directory).current_dir(directory).stdin(Stdio::null());
+    let output = command.arg("lab").args(words.split(' ')).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
@@ -32,17 +35,30 @@ fn runs(directory: &Path, words: &str) -> Vec<Value> {
 #[test]
 fn json_has_what_was_measured() {
     let directory = tempfile::tempdir().unwrap();
-    let runs = runs(directory.path(), "--protocols pbft,raft --nodes 4,7 --malicious 0 --requests 8 --seed 3");
-    let of: Vec<_> = runs.iter().map(|run| (run["protocol"].as_str().unwrap(), run["nodes"].as_u64().unwrap())).collect();
+    let runs =
+        runs(directory.path(), "--protocols pbft,raft --nodes 4,7 --malicious 0 --requests 8 --seed 3");
+    let of: Vec<_> =
+        runs.iter().map(|run| (run["protocol"].as_str().unwrap(), run["nodes"].as_u64().unwrap())).collect();
     assert_eq!(of, [("pbft", 4), ("pbft", 7), ("raft", 4), ("raft", 7)]);
     let run = &runs[0];
-    for (field, value) in [("f", 1), ("quorum", 3), ("seed", 3), ("clients", 1), ("requests", 8), ("committed", 8), ("blocks", 8)] {
+    for (field, value) in [
+        ("f", 1),
+        ("quorum", 3),
+        ("seed", 3),
+        ("clients", 1),
+        ("requests", 8),
+        ("committed", 8),
+        ("blocks", 8),
+    ] {
         assert_eq!(run[field], value, "{field}");
     }
     assert_eq!((&run["agreement"], &run["one_round"]), (&Value::Bool(true), &Value::Bool(true)));
     assert_eq!((run["messages_per_commit"].as_f64(), run["messages"].as_u64()), (Some(16.0), Some(128)));
     assert_eq!(run["messages_by_kind"]["PrepareVote"], 96);
-    assert_eq!((run["signatures_per_commit"].as_f64(), run["verifications_per_commit"].as_f64()), (Some(6.0), Some(31.0)));
+    assert_eq!(
+        (run["signatures_per_commit"].as_f64(), run["verifications_per_commit"].as_f64()),
+        (Some(6.0), Some(31.0))
+    );
     assert_eq!((run["delays"].as_f64(), run["term_changes"].as_u64()), (Some(3.0), Some(0)));
     let time = &run["consensus_time_ms"];
     let [p50, p99, max] = ["p50", "p99", "max"].map(|name| time[name].as_f64().unwrap());
@@ -57,7 +73,9 @@ fn json_has_what_was_measured() {
 fn the_same_seed_says_the_same_but_for_the_cpu_time() {
     let directory = tempfile::tempdir().unwrap();
     let runs = |seed: u8| {
-        let words = format!("--nodes 4,7 --protocols bft-raft,ccro --malicious f --requests 10 --network wan --seed {seed}");
+        let words = format!(
+            "--nodes 4,7 --protocols bft-raft,ccro --malicious f --requests 10 --network wan --seed {seed}"
+        );
         let mut runs = runs(directory.path(), &words);
         for run in &mut runs {
             assert_eq!(run["faulty"]["malicious"], run["f"]);
@@ -99,11 +117,18 @@ fn csv_has_a_line_a_run() {
                   verifications_per_commit,term_changes,virtual_seconds,cpu_seconds";
     assert_eq!(text.lines().next().unwrap(), header);
     assert!(rows.len() == 5 && rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
-    assert_eq!(rows[4][..14], ["pbft", "7", "2", "5", "false", "1", "0", "0", "1", "1", "4", "4", "4", "true"]);
+    assert_eq!(
+        rows[4][..14],
+        ["pbft", "7", "2", "5", "false", "1", "0", "0", "1", "1", "4", "4", "4", "true"]
+    );
     assert!(rows[1..].iter().flat_map(|row| &row[14..]).all(|field| field.parse::<f64>().is_ok()), "{text}");
     ok(directory.path(), &format!("{words} --csv runs.csv"));
-    let without_cpu = |text: &str| text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect::<Vec<_>>();
-    assert_eq!(without_cpu(&fs::read_to_string(directory.path().join("runs.csv")).unwrap()), without_cpu(&text));
+    let without_cpu =
+        |text: &str| text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        without_cpu(&fs::read_to_string(directory.path().join("runs.csv")).unwrap()),
+        without_cpu(&text)
+    );
 }
 
 #[test]
@@ -112,7 +137,9 @@ fn a_plot_has_a_line_a_protocol_in_each_chart() {
     ok(directory.path(), "--nodes 1,4,7,13 --requests 3 --plot lab.svg");
     let svg = fs::read_to_string(directory.path().join("lab.svg")).unwrap();
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
-    for text in ["members", "median, virtual ms", "messages a commit", "bft-raft", "pbft", "ccro", "raft", "13"] {
+    for text in
+        ["members", "median, virtual ms", "messages a commit", "bft-raft", "pbft", "ccro", "raft", "13"]
+    {
         assert!(svg.contains(&format!("\n{text}\n")), "{text}");
     }
     for colour in ["#0072B2", "#D55E00", "#009E73", "#CC79A7"] {
@@ -138,7 +165,10 @@ fn what_can_not_be_measured_exits_2_and_says_why() {
         ("--protocols raft --equivocate 1", "raft tolerates members that crash, and none that lie"),
         ("--offline 1 --offline-members 2", "cannot be used with"),
         ("--offline-members 5", "there is no member 5 among 4"),
-        ("--nodes 31 --protocols pbft --offline-members 2 --malicious-members 2", "member 2 can't misbehave in two ways"),
+        (
+            "--nodes 31 --protocols pbft --offline-members 2 --malicious-members 2",
+            "member 2 can't misbehave in two ways",
+        ),
         ("--malicious many", "a number of members, or `f`"),
         ("--matrix nowhere", "No such file"),
         ("--matrix odd", "row 2 has 1 numbers; a matrix of 2 sites has 2 in each row"),
@@ -160,7 +190,8 @@ fn what_can_not_be_measured_exits_2_and_says_why() {
 #[test]
 fn what_is_not_committed_exits_6() {
     let directory = tempfile::tempdir().unwrap();
-    let (code, stdout, stderr) = lab(directory.path(), "--protocols pbft --offline 2 --beyond-f --requests 3");
+    let (code, stdout, stderr) =
+        lab(directory.path(), "--protocols pbft --offline 2 --beyond-f --requests 3");
     assert_eq!(code, 6, "{stderr}");
     assert!(stderr.contains("pbft with 4 members: 0 of 3 requests were committed"), "{stderr}");
     assert!(stdout.contains("0/3"), "{stdout}");

@@ -76,13 +76,31 @@ pub(crate) struct Lab {
     #[arg(long, value_name = "K|f", value_parser = count, help_heading = "Faults")]
     equivocate: Option<Count>,
     /// These members are not there; member 1 leads first
-    #[arg(long, value_delimiter = ',', value_name = "ID,…", conflicts_with = "offline", help_heading = "Faults")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "ID,…",
+        conflicts_with = "offline",
+        help_heading = "Faults"
+    )]
     offline_members: Vec<u8>,
     /// These members lie
-    #[arg(long, value_delimiter = ',', value_name = "ID,…", conflicts_with = "malicious", help_heading = "Faults")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "ID,…",
+        conflicts_with = "malicious",
+        help_heading = "Faults"
+    )]
     malicious_members: Vec<u8>,
     /// These members equivocate
-    #[arg(long, value_delimiter = ',', value_name = "ID,…", conflicts_with = "equivocate", help_heading = "Faults")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "ID,…",
+        conflicts_with = "equivocate",
+        help_heading = "Faults"
+    )]
     equivocate_members: Vec<u8>,
     /// The first leader is among those that are drawn (otherwise it never is, unless all others are)
     #[arg(long, help_heading = "Faults")]
@@ -207,7 +225,9 @@ fn short_time(text: &str) -> Result<Duration, String> {
             .find_map(|(unit, ns)| Some((text.strip_suffix(unit)?.parse::<f64>().ok()?, ns)))?;
         (number >= 0.0).then(|| Duration::from_nanos((number * unit_ns).round() as u64))
     };
-    fraction().filter(|time| *time <= MOST).ok_or_else(|| "a time up to 10s, as in 5.5us, 2ms or 0s".to_owned())
+    fraction()
+        .filter(|time| *time <= MOST)
+        .ok_or_else(|| "a time up to 10s, as in 5.5us, 2ms or 0s".to_owned())
 }
 
 impl Lab {
@@ -280,7 +300,9 @@ impl Lab {
                 Failure::usage(cant()).cause(error).next("name a file with a row a site, as in: 1 70")
             })?;
             network = network.with_matrix(&text).map_err(|error| {
-                Failure::usage(cant()).cause(error).next("two sites 70 ms apart are the lines `1 70` and `70 1`")
+                Failure::usage(cant())
+                    .cause(error)
+                    .next("two sites 70 ms apart are the lines `1 70` and `70 1`")
             })?;
         }
         if let Some(jitter) = self.jitter {
@@ -361,7 +383,9 @@ fn refused(refused: Refused) -> Failure {
         return failure.next("fewer faulty members; `f` is as many as are tolerated at each size; or --beyond-f, to see what happens");
     }
     match refused {
-        Refused::NoSuchMember { .. } => failure.next("members are numbered from 1; leave out the sizes that are too small"),
+        Refused::NoSuchMember { .. } => {
+            failure.next("members are numbered from 1; leave out the sizes that are too small")
+        }
         _ => failure,
     }
 }

@@ -9,8 +9,21 @@ const FEW: usize = 16;
 
 pub(super) fn text(reports: &[Report], per_node: bool) -> String {
     let header = [
-        "PROTOCOL", "N", "F", "FAULTY", "COMMITTED", "EQUAL", "P50 MS", "P99 MS", "DELAYS", "MESSAGES", "KB", "SIGNED",
-        "CHECKED", "TERMS", "CPU S",
+        "PROTOCOL",
+        "N",
+        "F",
+        "FAULTY",
+        "COMMITTED",
+        "EQUAL",
+        "P50 MS",
+        "P99 MS",
+        "DELAYS",
+        "MESSAGES",
+        "KB",
+        "SIGNED",
+        "CHECKED",
+        "TERMS",
+        "CPU S",
     ];
     let numbers: Vec<usize> = (0..header.len()).filter(|at| ![0, 3, 5].contains(at)).collect();
     let table = render::table(&header, &numbers, reports.iter().map(row).collect());
@@ -64,7 +77,8 @@ fn members(report: &Report, are_all: bool) -> String {
         let mut kinds = report.faulty_members.iter();
         kinds.find(|(_, ids)| ids.contains(&tally.id)).map(|(how, _)| *how)
     };
-    let lied = |tally: &&NodeTally| are_all || tally.corrupt > 0 || how(tally).is_some_and(|how| how != "offline");
+    let lied =
+        |tally: &&NodeTally| are_all || tally.corrupt > 0 || how(tally).is_some_and(|how| how != "offline");
     let shown: Vec<_> = report.nodes_tally.iter().filter(lied).collect();
     if shown.is_empty() {
         return String::new();

@@ -46,12 +46,12 @@ use bftd_faults::Fault;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
+use self::world::World;
 pub use self::{
     cost::Costs,
     network::{BadNetwork, Network},
     report::{ConsensusTime, NodeTally, Report},
 };
-use self::world::World;
 
 /// The largest cluster.
 pub const MAX_NODES: u8 = 128;

@@ -111,8 +111,11 @@ fn time_goes_where_the_model_says() {
         assert!((p50(&far) - 10.0 * delays).abs() < 1e-6);
         let row = protocol.row();
         // The followers' records of the block; with two rounds those of the lock, too.
-        let slow_disk =
-            |one_round| Experiment { costs: Costs { fsync_ns: 10 * MS, ..Costs::NONE }, one_round, ..ideal.clone() };
+        let slow_disk = |one_round| Experiment {
+            costs: Costs { fsync_ns: 10 * MS, ..Costs::NONE },
+            one_round,
+            ..ideal.clone()
+        };
         let synced = p50(&slow_disk(true)) - delays;
         assert!((synced - 10.0).abs() < 1e-6, "{protocol}: {synced}");
         if row.prepares {
@@ -183,8 +186,14 @@ fn what_can_not_be_is_refused() {
     assert_eq!(refused(raft, 3, vec![(Malicious, Who::Some(1))], false), Refused::NoLiars(raft));
     assert_eq!(refused(raft, 3, vec![(Equivocate, Who::Members(vec![2]))], false), Refused::NoLiars(raft));
     let named = |ids: &[u8]| Who::Members(ids.to_vec());
-    assert_eq!(refused(pbft, 4, vec![(Offline, named(&[5]))], false), Refused::NoSuchMember { id: 5, nodes: 4 });
-    assert_eq!(refused(pbft, 4, vec![(Offline, named(&[0]))], false), Refused::NoSuchMember { id: 0, nodes: 4 });
+    assert_eq!(
+        refused(pbft, 4, vec![(Offline, named(&[5]))], false),
+        Refused::NoSuchMember { id: 5, nodes: 4 }
+    );
+    assert_eq!(
+        refused(pbft, 4, vec![(Offline, named(&[0]))], false),
+        Refused::NoSuchMember { id: 0, nodes: 4 }
+    );
     let twice = vec![(Offline, named(&[2])), (Malicious, named(&[2]))];
     assert_eq!(refused(pbft, 31, twice, false), Refused::Twice(2));
     let none = Experiment { requests: 0, ..Experiment::new(pbft, 4) };

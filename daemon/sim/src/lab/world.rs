@@ -223,9 +223,8 @@ impl<'a> World<'a> {
     /// For how long nothing is answered when nothing will be: so long that each faulty member may have led in vain.
     fn stuck_ns(&self) -> u64 {
         let timing = &self.timing;
-        let terms = (1..=self.members.f() as u32 + 1).map(|failed| {
-            timing.timeout_us.saturating_mul(1 << failed.min(20)).min(timing.max_timeout_us)
-        });
+        let terms = (1..=self.members.f() as u32 + 1)
+            .map(|failed| timing.timeout_us.saturating_mul(1 << failed.min(20)).min(timing.max_timeout_us));
         2_000 * (terms.sum::<u64>() + PATIENCE * timing.timeout_us)
     }
 
@@ -482,8 +481,7 @@ fn membership(experiment: &Experiment, scheme: &Scheme) -> Membership {
         .iter()
         .map(|(id, signer)| Member { id: *id, name: format!("node{id}"), key: signer.public_key(), address })
         .collect();
-    let genesis =
-        Genesis { name: "lab".to_owned(), protocol: experiment.protocol, created_ms: 0, members };
+    let genesis = Genesis { name: "lab".to_owned(), protocol: experiment.protocol, created_ms: 0, members };
     genesis.membership().expect("the members of a laboratory form a cluster")
 }
 

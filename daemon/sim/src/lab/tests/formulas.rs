@@ -92,7 +92,12 @@ fn costs_are_the_closed_formulas() {
                 let cost = expected(protocol, u64::from(nodes), one_round);
                 let all = |each: u64| each * u64::from(REQUESTS);
                 let name = format!("{protocol}, {nodes} members, one_round {one_round}");
-                assert_eq!(report.messages, all(cost.messages), "messages: {name}: {:?}", report.messages_by_kind);
+                assert_eq!(
+                    report.messages,
+                    all(cost.messages),
+                    "messages: {name}: {:?}",
+                    report.messages_by_kind
+                );
                 assert_eq!(report.delays, Some(cost.delays as f64), "delays: {name}");
                 assert_eq!(total(report.signatures_per_commit), all(cost.signed), "signed: {name}");
                 assert_eq!(total(report.verifications_per_commit), all(cost.checked), "checked: {name}");
