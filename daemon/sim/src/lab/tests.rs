@@ -72,7 +72,7 @@ fn as_many_as_are_tolerated_may_lie() {
         for tally in &report.nodes_tally {
             let lies = report.faulty_members["malicious"].contains(&tally.id);
             assert_eq!(tally.corrupt > 0, lies, "{tally:?}");
-            assert_eq!(tally.found > 0 && !lies, false, "nobody else is accused: {tally:?}");
+            assert!(tally.found == 0 || lies, "nobody else is accused: {tally:?}");
         }
         let led = run(&Experiment { faulty_leader: true, ..with });
         assert!(led.term_changes > 0 && led.evidence > 0, "{led:?}");
