@@ -198,10 +198,18 @@ impl Drop for Hosts {
     }
 }
 
+/// Runs a command to its end. One that waits for what never comes is ended, and that is told.
 fn run(mut command: Command) -> Ran {
-    let output = command.output().unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + 2 * PATIENCE;
+    while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+    // It may have ended by itself.
+    let _ = child.kill();
+    let output = child.wait_with_output().unwrap();
     Ran {
-        code: output.status.code().unwrap(),
+        code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
