@@ -101,7 +101,7 @@ impl Failure {
                 Refused::MemberSilent(_) | Refused::MemberUnclear(_) => Code::OutcomeUnknown,
                 Refused::MemberDown(_) => Code::Unreachable,
                 Refused::Uninitialised => Code::Uninitialised,
-                Refused::Stopping => Code::Unreachable,
+                Refused::Stopping | Refused::Closing => Code::Unreachable,
                 Refused::Busy | Refused::Protocol(_) | Refused::Internal(_) => Code::Other,
             },
         }
@@ -230,7 +230,7 @@ impl Failure {
                 failure.next("start its daemon, or mend the network to it; its faults end with its daemon")
             }
             Refused::Uninitialised => failure.next("bftctl init or bftctl join"),
-            Refused::Stopping => failure.next("bftctl status"),
+            Refused::Stopping | Refused::Closing => failure.next("bftctl status"),
             Refused::Protocol(_) => failure.next("use the bftctl that came with that daemon"),
             Refused::Internal(_) => failure.next("the daemon's log says more: journalctl -u bftd"),
         }
@@ -261,6 +261,7 @@ mod tests {
         assert_eq!(failed(Refused::Denied(String::new())), 9);
         assert_eq!(failed(Refused::Uninitialised), 11);
         assert_eq!(failed(Refused::Stopping), 10);
+        assert_eq!(failed(Refused::Closing), 10);
         assert_eq!(failed(Refused::Busy), 1);
         assert_eq!(failed(Refused::Internal(String::new())), 1);
         assert_eq!(failed(Refused::MemberSilent(2)), 7);

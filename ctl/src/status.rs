@@ -24,7 +24,7 @@ impl ShowStatus {
         let status = session.client().await?.status().await?;
         match session.options.output() {
             Output::Json => render::json(&Body::new(&status))?,
-            Output::Value => render::line(word(status.cluster.state))?,
+            Output::Value => render::line(status.cluster.state.word())?,
             Output::Table => render::line(&text(&status, Paint::stdout()))?,
         }
         Ok(match status.cluster.state {
@@ -33,16 +33,6 @@ impl ShowStatus {
             Health::NoQuorum => Code::NoQuorum,
             Health::Uninitialised => Code::Uninitialised,
         })
-    }
-}
-
-/// A state as people and scripts read it.
-pub(crate) fn word(state: Health) -> &'static str {
-    match state {
-        Health::Healthy => "HEALTHY",
-        Health::Degraded => "DEGRADED",
-        Health::NoQuorum => "NO QUORUM",
-        Health::Uninitialised => "UNINITIALISED",
     }
 }
 
@@ -62,24 +52,15 @@ fn text(status: &Status, paint: Paint) -> String {
 }
 
 fn headline(status: &Status, paint: Paint) -> String {
-    let ClusterStatus { name, state, n, tolerates, term, leader, committed, .. } = &status.cluster;
-    let reachable = status.members.iter().filter(|member| member.reachable).count();
+    let ClusterStatus { name, state, .. } = &status.cluster;
     let colour = match state {
         Health::Healthy => Paint::green,
         Health::Degraded => Paint::yellow,
         Health::NoQuorum | Health::Uninitialised => Paint::red,
     };
-    let (dot, state, name) = (colour(paint, "●"), colour(paint, word(*state)), printable(name.as_bytes()));
-    let plural = if *tolerates == 1 { "" } else { "s" };
-    let leader = status
-        .members
-        .iter()
-        .find(|member| member.id == *leader)
-        .map_or_else(|| leader.to_string(), |leader| printable(leader.name.as_bytes()).into_owned());
-    format!(
-        "{dot} {name} {state} {reachable}/{n} members, tolerates {tolerates} fault{plural} · term {term} · leader {leader} · \
-         block {committed}"
-    )
+    let (dot, state, name) = (colour(paint, "●"), colour(paint, state.word()), printable(name.as_bytes()));
+    let summary = status.summary();
+    format!("{dot} {name} {state} {}", printable(summary.as_bytes()))
 }
 
 fn members(status: &Status) -> String {
@@ -184,7 +165,7 @@ impl<'a> Body<'a> {
             name: &of.name,
             id: &of.id,
             protocol: of.protocol.to_string(),
-            state: word(of.state),
+            state: of.state.word(),
             n: of.n,
             f: of.f,
             tolerates: of.tolerates,

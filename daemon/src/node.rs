@@ -31,12 +31,14 @@ use crate::{
     execute::Executor,
     faults::Faults,
     identity::{Identity, IdentityError},
+    logging,
     outlet::Outlet,
     peers::{Frame, Peers, Progress, TELL_EVERY},
     service::NodeService,
     serving::Lacking,
     state::{StateError, StateStore},
     store::{Cluster, DataDir, LogReader, LogStore, LogWriter, StoreError},
+    supervision::Pulse,
     transport::{Deliver, Lane, Transport, TransportConfig, TransportError},
 };
 
@@ -142,11 +144,15 @@ impl NodeError {
     }
 }
 
-/// Runs a member until `stop` is set or something breaks.
+/// Runs a member until `stop` is set or something breaks. Its driver beats `pulse`.
 ///
 /// # Errors
 /// See [`NodeError`].
-pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(), NodeError> {
+pub async fn run(
+    config: &Config,
+    pulse: Arc<Pulse>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), NodeError> {
     let (genesis, members) = read_genesis(config)?;
     let directory = DataDir::open(&config.node.data_dir)?;
     let identity = Identity::load_or_create(directory.path())?;
@@ -219,7 +225,14 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     let outlet = Arc::new(Outlet::new(me, &members, Arc::clone(&transport), Arc::clone(&faults)));
     let lacking = Arc::new(Lacking::default());
     let serving = tokio::spawn(Arc::clone(&lacking).serve(log_reader, Arc::clone(&outlet), internal));
-    tracing::info!(cluster = genesis.name, node = me.0, %listen, socket = %config.admin.socket.display(), "started");
+    tracing::info!(
+        message_id = logging::STARTED,
+        cluster = genesis.name,
+        node = me.0,
+        %listen,
+        socket = %config.admin.socket.display(),
+        "started"
+    );
 
     let telling = Telling {
         transport: Arc::clone(&transport),
@@ -242,7 +255,9 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
         state: state_reader,
         executed_ms,
     };
-    let admin = tokio::spawn(admin.serve(Arc::new(service), stop.clone()));
+    // Clients are served until the driver has done what they wait for.
+    let (drained, is_drained) = watch::channel(false);
+    let admin = tokio::spawn(admin.serve(Arc::new(service), is_drained));
     let parts = Parts {
         me,
         members: Arc::clone(&members),
@@ -256,6 +271,7 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
         status: status_sender,
         peers,
         evidence: evidence_sender,
+        pulse,
     };
     let driver = tokio::spawn(Driver::new(parts).run(event_receiver, internal_receiver, stop.clone()));
     let result = driver.await.map_err(|_| DriverError::ThreadEnded)?;
@@ -267,6 +283,7 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
     if result.is_ok() {
         // The driver also ends on its own when nobody can send it anything any more.
         let _ = stop.wait_for(|stop| *stop).await;
+        drained.send_replace(true);
         let _ = admin.await;
     } else {
         admin.abort();
@@ -355,7 +372,13 @@ impl Deliver for Inbound {
                 let corrupt = self.peers.count(from, false);
                 // A peer must not fill the log: the 1st, 2nd, 4th, 8th … is told.
                 if corrupt.is_power_of_two() {
-                    tracing::warn!(peer = from.0, corrupt, why, "dropped a corrupt message");
+                    tracing::warn!(
+                        message_id = logging::CORRUPT,
+                        peer = from.0,
+                        corrupt,
+                        why,
+                        "dropped a corrupt message"
+                    );
                 }
             }
         }

@@ -24,7 +24,6 @@ use crate::{
     failure::{Code, Ended, Failure},
     render,
     session::Session,
-    status,
 };
 use layout::{Layout, Node};
 use process::{Daemon, Signal};
@@ -237,7 +236,7 @@ async fn wait_up(
             let said = ask(node, &mut client).await;
             let missing = match said {
                 Ok(said) if is_enough(&said) => break,
-                Ok(said) => format!("it says that the cluster is {}", status::word(said.cluster.state)),
+                Ok(said) => format!("it says that the cluster is {}", said.cluster.state.word()),
                 Err(why) => why,
             };
             if Instant::now() >= deadline {

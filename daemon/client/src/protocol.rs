@@ -17,6 +17,7 @@ pub const MAX_FRAME: usize = 16 << 20;
 /// The version of this protocol: both sides must speak the same.
 pub const VERSION: u32 = 1;
 /// A reply of this number concerns no call but the connection, which the daemon closes after it. Calls have others.
+/// With [`Failure::Closing`] it also says that no call without an answer was read.
 pub const CONNECTION: u64 = 0;
 /// What every greeting begins with.
 pub const MAGIC: [u8; 8] = *b"bftdctl\0";
@@ -340,6 +341,9 @@ pub enum Failure {
     /// The member concerned is not heard of: it was not asked, or is gone since. If its daemon has ended, its faults have, too.
     #[error("member {0} is not heard of: its daemon does not run, or can't be reached")]
     MemberDown(u8),
+    /// The daemon is stopping, and takes nothing any more.
+    #[error("the daemon is stopping; nothing was done")]
+    Closing,
 }
 
 /// The cluster as one daemon sees it.
@@ -398,6 +402,35 @@ pub enum Health {
     NoQuorum,
     /// The daemon belongs to no cluster yet.
     Uninitialised,
+}
+
+impl Health {
+    /// As people and scripts read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "HEALTHY",
+            Self::Degraded => "DEGRADED",
+            Self::NoQuorum => "NO QUORUM",
+            Self::Uninitialised => "UNINITIALISED",
+        }
+    }
+}
+
+impl Status {
+    /// What follows the cluster's name and state in the line that says how it is. Names in it are as they came.
+    pub fn summary(&self) -> String {
+        let ClusterStatus { n, tolerates, term, leader, committed, .. } = &self.cluster;
+        let reachable = self.members.iter().filter(|member| member.reachable).count();
+        let plural = if *tolerates == 1 { "" } else { "s" };
+        let leader = self
+            .members
+            .iter()
+            .find(|member| member.id == *leader)
+            .map_or_else(|| leader.to_string(), |leader| leader.name.clone());
+        format!(
+            "{reachable}/{n} members, tolerates {tolerates} fault{plural} · term {term} · leader {leader} · block {committed}"
+        )
+    }
 }
 
 /// One member as the answering daemon sees it.
