@@ -1,8 +1,10 @@
 //! `dev`: a cluster of real daemons on this machine, without root.
 //!
 //! - `layout`: what is where, and how it comes about.
+//! - `compose`: the same as containers.
 //! - `process`: daemons as processes: started, recognised, signalled.
 
+mod compose;
 mod layout;
 mod process;
 
@@ -25,6 +27,7 @@ use crate::{
     render,
     session::Session,
 };
+use compose::Compose;
 use layout::{Layout, Node};
 use process::{Daemon, Signal};
 
@@ -80,6 +83,7 @@ enum DevCommand {
     /// Let frozen nodes go on (SIGCONT)
     #[command(after_help = "Example:\n  bftctl dev resume 2")]
     Resume(Numbers),
+    Compose(Compose),
     /// Stop all nodes, and delete the cluster with its data
     #[command(after_help = "Example:\n  bftctl dev wipe --yes")]
     Wipe,
@@ -94,6 +98,9 @@ struct Numbers {
 
 impl Dev {
     pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
+        if let DevCommand::Compose(compose) = self.command {
+            return compose.run(session, self.dir);
+        }
         let root = match self.dir {
             Some(dir) => dir,
             None => default_directory()?,
@@ -139,6 +146,7 @@ impl Dev {
                 signal(session, &root, &numbers.nodes, Signal::CONT, "running").await?;
             }
             DevCommand::Wipe => wipe(session, &root).await?,
+            DevCommand::Compose(_) => {}
         }
         Ok(Code::Ok)
     }
