@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     args::Options,
+    form::explain,
     render::{SCHEMA, printable},
 };
 
@@ -102,6 +103,7 @@ impl Failure {
                 Refused::MemberDown(_) => Code::Unreachable,
                 Refused::Uninitialised => Code::Uninitialised,
                 Refused::Stopping | Refused::Closing => Code::Unreachable,
+                Refused::Forming(why) => explain::code_of(why),
                 Refused::Busy | Refused::Protocol(_) | Refused::Internal(_) => Code::Other,
             },
         }
@@ -210,7 +212,11 @@ impl Failure {
                 .detail("reachable", *reachable)
                 .detail("n", *n)
                 .detail("needed", *needed),
-            Refused::Refused(_) | Refused::Denied(_) => failure,
+            Refused::Refused(_) => failure,
+            Refused::Denied(_) => failure.next(
+                "run it with sudo, or have root run: usermod -aG bftd-admin USER (the group bftd alone may read and write)",
+            ),
+            Refused::Forming(why) => explain::explain(failure, why),
             Refused::FaultsDisabled { .. } => failure.next(
                 "write `enabled = true` under [faults] in that member's bftd.toml, and restart its daemon; not where \
                  data matters",
@@ -229,7 +235,9 @@ impl Failure {
             Refused::MemberDown(_) => {
                 failure.next("start its daemon, or mend the network to it; its faults end with its daemon")
             }
-            Refused::Uninitialised => failure.next("bftctl init or bftctl join"),
+            Refused::Uninitialised => failure.next(
+                "form one: bftctl init --name NAME --expect 4 --advertise HOST:PORT; or join one: bftctl join TOKEN --advertise HOST:PORT",
+            ),
             Refused::Stopping | Refused::Closing => failure.next("bftctl status"),
             Refused::Protocol(_) => failure.next("use the bftctl that came with that daemon"),
             Refused::Internal(_) => failure.next("the daemon's log says more: journalctl -u bftd"),

@@ -3,15 +3,19 @@
 //! - [args](command): every command and flag, from which help, completions and man pages come.
 //! - `failure`: exit codes, and errors that say what happened, why, and what to do next.
 //! - `session`: which daemon to talk to, and the connections to it.
-//! - `kv`, `status`, `inject`, `evidence`, `bench`, `dev`, `contexts`, `shell`: one module a family of commands.
+//! - `kv`, `status`, `form`, `genesis`, `doctor`, `inject`, `evidence`, `bench`, `dev`, `contexts`, `shell`: one module a family of
+//!   commands.
 //! - `render`: data to stdout as a table, as JSON or as bare values; words to stderr.
 
 mod args;
 mod bench;
 mod contexts;
 mod dev;
+mod doctor;
 mod evidence;
 mod failure;
+mod form;
+mod genesis;
 mod inject;
 mod kv;
 mod render;
@@ -70,6 +74,11 @@ async fn run(command: Command, session: &mut Session) -> Result<Code, Ended> {
         Command::Ls(ls) => ls.run(session).await,
         Command::Del(del) => del.run(session).await,
         Command::Status(status) => status.run(session).await,
+        Command::Init(init) => init.run(session).await,
+        Command::Token(token) => token.run(session).await,
+        Command::Join(join) => join.run(session).await,
+        Command::Genesis(genesis) => genesis.run(session),
+        Command::Doctor(doctor) => doctor.run(session).await,
         Command::Inject(inject) => inject.run(session).await,
         Command::Evidence(evidence) => evidence.run(session).await,
         Command::Bench(bench) => bench.run(session).await,

@@ -1,6 +1,12 @@
-//! `status`: the cluster at a glance.
+//! `status`: the cluster at a glance, or how far it is from being one.
 
-use bftd_client::{ClusterStatus, Health, MemberStatus, Status};
+mod forming;
+
+use bftd_client::{
+    ClusterStatus, Health, MemberStatus, Status,
+    forming::{FormRequest, Forming},
+    genesis::fingerprint_of,
+};
 use clap::Args;
 use serde::Serialize;
 
@@ -21,11 +27,17 @@ pub(crate) struct ShowStatus {}
 
 impl ShowStatus {
     pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
-        let status = session.client().await?.status().await?;
+        let client = session.client().await?;
+        let status = client.status().await?;
+        let forming = match status.cluster.state {
+            // The daemon may have become a member since: then the status says all there was.
+            Health::Uninitialised => client.form(FormRequest::Progress).await.ok(),
+            _ => None,
+        };
         match session.options.output() {
-            Output::Json => render::json(&Body::new(&status))?,
+            Output::Json => render::json(&Body::new(&status, forming.as_ref()))?,
             Output::Value => render::line(status.cluster.state.word())?,
-            Output::Table => render::line(&text(&status, Paint::stdout()))?,
+            Output::Table => render::line(&text(&status, forming.as_ref(), Paint::stdout()))?,
         }
         Ok(match status.cluster.state {
             Health::Healthy => Code::Ok,
@@ -36,11 +48,19 @@ impl ShowStatus {
     }
 }
 
-fn text(status: &Status, paint: Paint) -> String {
-    let mut text = headline(status, paint);
+fn text(status: &Status, forming: Option<&Forming>, paint: Paint) -> String {
+    let mut text = match forming {
+        Some(forming) => forming::headline(forming, paint),
+        None => headline(status, paint),
+    };
     if !status.members.is_empty() {
         text += "\n\n";
         text += &members(status);
+    }
+    if let Some(forming) = forming {
+        text += &forming::details(forming);
+    } else if let Some(fingerprint) = fingerprint_of(&status.cluster.id) {
+        text += &format!("\n\nfingerprint: {fingerprint}");
     }
     let hints: Vec<_> =
         status.hints.iter().map(|hint| format!("\nhint: {}", printable(hint.as_bytes()))).collect();
@@ -121,12 +141,16 @@ struct Body<'a> {
     me: u8,
     members: Vec<Member<'a>>,
     hints: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forming: Option<serde_json::Value>,
 }
 
 #[derive(Serialize)]
 struct Cluster<'a> {
     name: &'a str,
     id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<String>,
     protocol: String,
     state: &'static str,
     n: u64,
@@ -158,12 +182,13 @@ struct Member<'a> {
 }
 
 impl<'a> Body<'a> {
-    fn new(status: &'a Status) -> Self {
+    fn new(status: &'a Status, forming: Option<&Forming>) -> Self {
         let newest = newest(status);
         let of = &status.cluster;
         let cluster = Cluster {
             name: &of.name,
             id: &of.id,
+            fingerprint: fingerprint_of(&of.id),
             protocol: of.protocol.to_string(),
             state: of.state.word(),
             n: of.n,
@@ -196,6 +221,7 @@ impl<'a> Body<'a> {
             me: status.me,
             members: status.members.iter().map(member).collect(),
             hints: &status.hints,
+            forming: forming.map(forming::json),
         }
     }
 }
@@ -246,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_first_line_says_it_all_and_hints_end_it() {
-        let text = text(&status(), Paint::OFF);
+        let text = text(&status(), None, Paint::OFF);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(
             lines[0],
@@ -264,7 +290,7 @@ mod tests {
 
     #[test]
     fn json_has_the_fields_of_the_contract() {
-        let json = serde_json::to_value(Body::new(&status())).unwrap();
+        let json = serde_json::to_value(Body::new(&status(), None)).unwrap();
         assert_eq!(json["cluster"]["state"], "DEGRADED");
         assert_eq!(json["cluster"]["protocol"], "bft-raft");
         assert_eq!(json["self"], 1);

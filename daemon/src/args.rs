@@ -34,6 +34,9 @@ pub enum Command {
     /// Print this node's public key; its private key is made at first use.
     #[command(after_help = "Example:\n  bftd identity --data-dir /var/lib/bftd")]
     Identity,
+    /// Say whether this host is as a daemon needs it, for `bftctl doctor`, as TOML.
+    #[command(hide = true, after_help = "Example:\n  bftd doctor --config /etc/bftd/bftd.toml")]
+    Doctor,
     /// Look at the configuration.
     Config {
         /// What exactly.

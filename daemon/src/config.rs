@@ -18,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// This member.
+    #[serde(default)]
     pub node: NodeConfig,
     /// How it is managed.
     #[serde(default)]
@@ -34,14 +35,25 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeConfig {
-    /// The genesis file that the founding operators agreed on.
-    pub genesis: PathBuf,
+    /// The genesis file that the founding operators agreed on; without it the one that `bftctl init` or `bftctl join` has put
+    /// into the data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub genesis: Option<PathBuf>,
     /// Where the key, the log and the state live. Created with mode 0700.
     #[serde(default = "default_data_dir")]
     pub data_dir: PathBuf,
-    /// The UDP address to bind; by default this member's address in the genesis.
+    /// The UDP address to bind; by default this member's address in the genesis, before there is one the advertised address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
+    /// Where the other members reach this host, `HOST:PORT`: what `bftctl init` and `bftctl join` use without `--advertise`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self { genesis: None, data_dir: default_data_dir(), listen: None, advertise: None }
+    }
 }
 
 /// The section `[admin]`.
@@ -220,7 +232,9 @@ impl Config {
     }
 
     fn resolve(&mut self, directory: &Path, overrides: &Overrides) {
-        self.node.genesis = directory.join(&self.node.genesis);
+        if let Some(genesis) = &mut self.node.genesis {
+            *genesis = directory.join(&*genesis);
+        }
         if overrides.data_dir.is_none() {
             self.node.data_dir = directory.join(&self.node.data_dir);
         }
@@ -268,8 +282,15 @@ mod tests {
         );
         let error = load("[node]\ngenesis = \"g\"\nlisten = \"nowhere\"\n", &[]).unwrap_err();
         assert!(error.contains("line 3"), "{error}");
-        let error = load("[node]\n", &[]).unwrap_err();
-        assert!(error.contains("genesis"), "{error}");
+    }
+
+    #[test]
+    fn nothing_has_to_be_configured() {
+        for text in ["", "[node]\n"] {
+            let config = load(text, &[("BFTD_NODE__ADVERTISE", "a.example:7000")]).unwrap();
+            assert_eq!((config.node.genesis, config.node.listen), (None, None));
+            assert_eq!(config.node.advertise.as_deref(), Some("a.example:7000"));
+        }
     }
 
     #[test]
@@ -301,7 +322,8 @@ mod tests {
     #[test]
     fn relative_paths_start_at_the_file() {
         let config = load("[node]\ngenesis = \"../g\"\n[admin]\nsocket = \"s\"\n", &[]).unwrap();
-        assert!(config.node.genesis.is_absolute() && config.node.genesis.ends_with("../g"));
+        let genesis = config.node.genesis.unwrap();
+        assert!(genesis.is_absolute() && genesis.ends_with("../g"));
         assert!(config.admin.socket.is_absolute());
         assert_eq!(config.node.data_dir, Path::new("/var/lib/bftd"));
     }

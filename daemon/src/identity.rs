@@ -106,6 +106,14 @@ impl Identity {
         }
     }
 
+    /// A fresh identity that is kept nowhere.
+    #[cfg(test)]
+    pub(crate) fn ephemeral() -> Self {
+        let document = Ed25519KeyPair::generate_pkcs8v1(&SystemRandom::new()).expect("randomness works");
+        Self::from_private_key(PrivatePkcs8KeyDer::from(document.as_ref().to_vec()))
+            .expect("a generated key is valid")
+    }
+
     /// The key that peers know this node by.
     pub fn public_key(&self) -> PublicKey {
         self.signer.public_key()

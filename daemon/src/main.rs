@@ -9,6 +9,7 @@ use std::{
 use bftd::{
     args::{Arguments, Command, ConfigCommand},
     config::{Config, Overrides},
+    doctor,
     identity::Identity,
     logging::{self, Level},
     node,
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         None => serve(&arguments.config, &overrides),
         Some(Command::Identity) => identity(&arguments.config, &overrides),
+        Some(Command::Doctor) => doctor(&arguments.config, &overrides),
         Some(Command::Config { command }) => config(&arguments.config, &overrides, command),
     };
     match result {
@@ -62,6 +64,7 @@ fn serve(path: &Path, overrides: &Overrides) -> Result<(), Failure> {
     // Nothing that the daemon makes is open to others for an instant; the admin socket is opened to its group then.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let level = logging::start();
+    doctor::raise_file_limit();
     let served = Config::load(path, overrides).map_err(Failure::configuration).and_then(|config| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -165,12 +168,26 @@ fn identity(path: &Path, overrides: &Overrides) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Looks at this host while no daemon runs here.
+fn doctor(path: &Path, overrides: &Overrides) -> Result<(), Failure> {
+    let config = Config::load(path, overrides).map_err(Failure::configuration)?;
+    print!("{}", doctor::to_text(doctor::examine_stopped(&config.node)));
+    Ok(())
+}
+
 fn config(path: &Path, overrides: &Overrides, command: &ConfigCommand) -> Result<(), Failure> {
     let config = Config::load(path, overrides).map_err(Failure::configuration)?;
     match command {
         ConfigCommand::Show => print!("{}", toml::to_string(&config).map_err(Failure::runtime)?),
         ConfigCommand::Check => {
-            let (genesis, members) = node::read_genesis(&config).map_err(Failure::configuration)?;
+            let Some((genesis, members)) = node::read_genesis(&config).map_err(Failure::configuration)?
+            else {
+                println!(
+                    "{} is good: it names no genesis; bftctl init or bftctl join makes this daemon a member",
+                    path.display()
+                );
+                return Ok(());
+            };
             println!(
                 "{} is good: cluster `{}` ({}), {} members, {} may be faulty",
                 path.display(),

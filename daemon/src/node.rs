@@ -5,7 +5,11 @@
 //! peers ─▶ transport ─▶ Inbound (decode, verify) ─▶ driver ─▶ log, executor, transport
 //! ```
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bftd_core::{
     crypto::Ed25519,
@@ -20,6 +24,7 @@ use bftd_faults::Liar;
 use bytes::Bytes;
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinHandle,
     time,
 };
 
@@ -27,13 +32,15 @@ use crate::{
     admin::{AdminError, AdminServer},
     config::Config,
     control::Control,
+    doctor::Surroundings,
     driver::{Clock, Driver, DriverError, EVENTS, Event, Internal, Parts},
     execute::Executor,
     faults::Faults,
+    forming::{self, FileError, Forming, Front, GENESIS_FILE},
     identity::{Identity, IdentityError},
     logging,
     outlet::Outlet,
-    peers::{Frame, Peers, Progress, TELL_EVERY},
+    peers::{Frame, Peers, Progress, TELL_EVERY, now_ms},
     service::NodeService,
     serving::Lacking,
     state::{StateError, StateStore},
@@ -69,6 +76,36 @@ pub enum NodeError {
         /// The protocol.
         protocol: bftd_core::protocol::Protocol,
     },
+    /// The configuration names another genesis than the one that the daemon was given.
+    #[error(
+        "the configuration names the genesis {} of cluster `{configured_name}`, but this daemon was formed with {} of cluster \
+         `{stored_name}`, and they differ: take `genesis` out of [node] to go on with the latter, or use another data directory",
+        configured.display(), stored.display()
+    )]
+    TwoGeneses {
+        /// The configured file.
+        configured: PathBuf,
+        /// Its cluster.
+        configured_name: String,
+        /// The file in the data directory.
+        stored: PathBuf,
+        /// Its cluster.
+        stored_name: String,
+    },
+    /// The data directory belongs to a cluster, and nothing says who its members are.
+    #[error(
+        "the data directory {} belongs to the cluster {cluster}, but its genesis is missing: name it with `genesis` in [node], or \
+         copy it to {}; any other member has it", directory.display(), directory.join(GENESIS_FILE).display()
+    )]
+    GenesisLost {
+        /// The data directory.
+        directory: PathBuf,
+        /// Its cluster.
+        cluster: String,
+    },
+    /// A file of a daemon without a cluster can't be used.
+    #[error("{0}")]
+    Forming(#[from] FileError),
     /// The key in the data directory is no member's.
     #[error(
         "the key {key} in {} is not among the members of cluster `{cluster}`; \
@@ -139,12 +176,16 @@ impl NodeError {
                 | Self::Members { .. }
                 | Self::Protocol { .. }
                 | Self::NotAMember { .. }
+                | Self::TwoGeneses { .. }
+                | Self::GenesisLost { .. }
+                | Self::Forming(FileError::Malformed { .. })
                 | Self::Unsound { .. }
         )
     }
 }
 
-/// Runs a member until `stop` is set or something breaks. Its driver beats `pulse`.
+/// Runs a daemon until `stop` is set or something breaks: at first without a cluster, if it has none, then as a member.
+/// Its driver, once there is one, beats `pulse`.
 ///
 /// # Errors
 /// See [`NodeError`].
@@ -153,9 +194,79 @@ pub async fn run(
     pulse: Arc<Pulse>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), NodeError> {
-    let (genesis, members) = read_genesis(config)?;
+    let configured = read_genesis(config)?;
     let directory = DataDir::open(&config.node.data_dir)?;
-    let identity = Identity::load_or_create(directory.path())?;
+    let identity = Arc::new(Identity::load_or_create(directory.path())?);
+    let known = genesis_here(config, &directory, configured)?;
+    let front = Arc::new(Front::default());
+    // Clients are served until the driver has done what they wait for.
+    let drained = watch::Sender::new(false);
+    let admin = AdminServer::bind(&config.admin.socket)?;
+    let Some((genesis, members)) = known else {
+        let forming = Forming::start(&config.node, directory.path().to_owned(), Arc::clone(&identity))?;
+        front.form(Arc::clone(&forming));
+        let admin = tokio::spawn(admin.serve(Arc::clone(&front), drained.subscribe()));
+        let genesis = tokio::select! {
+            genesis = forming.finish() => genesis,
+            _ = stop.wait_for(|stop| *stop) => {
+                drained.send_replace(true);
+                let _ = admin.await;
+                return Ok(());
+            }
+        };
+        let members = Arc::new(membership(&genesis, &directory.path().join(GENESIS_FILE))?);
+        return run_member(
+            config,
+            directory,
+            &identity,
+            genesis,
+            members,
+            &front,
+            Admin::Serving(admin),
+            drained,
+            pulse,
+            stop,
+        )
+        .await;
+    };
+    run_member(
+        config,
+        directory,
+        &identity,
+        genesis,
+        members,
+        &front,
+        Admin::Bound(admin),
+        drained,
+        pulse,
+        stop,
+    )
+    .await
+}
+
+/// The admin socket, which is served once there is something to say.
+enum Admin {
+    Bound(AdminServer),
+    Serving(JoinHandle<()>),
+}
+
+/// Runs a member until `stop` is set or something breaks.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "what a daemon without a cluster hands over to the member that it becomes"
+)]
+async fn run_member(
+    config: &Config,
+    directory: DataDir,
+    identity: &Identity,
+    genesis: Genesis,
+    members: Arc<Membership>,
+    front: &Arc<Front>,
+    admin: Admin,
+    drained: watch::Sender<bool>,
+    pulse: Arc<Pulse>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), NodeError> {
     let key = identity.public_key();
     let member = members.by_key(&key).ok_or_else(|| NodeError::NotAMember {
         key,
@@ -164,7 +275,6 @@ pub async fn run(
     })?;
     let me = member.id;
     let listen = config.node.listen.unwrap_or(member.address);
-    let admin = AdminServer::bind(&config.admin.socket)?;
 
     let cluster = Cluster { name: genesis.name.clone(), id: members.cluster() };
     let log = LogStore::open(&directory, &cluster)?;
@@ -219,8 +329,9 @@ pub async fn run(
         control: Arc::clone(&control),
         events: events.clone(),
     });
-    let transport_config = TransportConfig { me, members: Arc::clone(&members), listen };
-    let transport = Arc::new(Transport::start(transport_config, &identity, inbound).await?);
+    let welcome = forming::welcome(&genesis, &members);
+    let transport_config = TransportConfig { me, members: Arc::clone(&members), welcome, listen };
+    let transport = Arc::new(Transport::start(transport_config, identity, inbound).await?);
     control.connect(Arc::clone(&transport));
     let outlet = Arc::new(Outlet::new(me, &members, Arc::clone(&transport), Arc::clone(&faults)));
     let lacking = Arc::new(Lacking::default());
@@ -255,9 +366,12 @@ pub async fn run(
         state: state_reader,
         executed_ms,
     };
-    // Clients are served until the driver has done what they wait for.
-    let (drained, is_drained) = watch::channel(false);
-    let admin = tokio::spawn(admin.serve(Arc::new(service), is_drained));
+    let around = Surroundings { directory: directory.path().to_owned(), transport: Arc::clone(&transport) };
+    front.serve_member(service, around);
+    let admin = match admin {
+        Admin::Bound(admin) => tokio::spawn(admin.serve(Arc::clone(front), drained.subscribe())),
+        Admin::Serving(admin) => admin,
+    };
     let parts = Parts {
         me,
         members: Arc::clone(&members),
@@ -293,18 +407,54 @@ pub async fn run(
     Ok(result?)
 }
 
-/// The genesis that a configuration names, and its members.
+/// The genesis that a configuration names, and its members, if it names one.
 ///
 /// # Errors
 /// The file can't be read, or names no possible cluster.
-pub fn read_genesis(config: &Config) -> Result<(Genesis, Arc<Membership>), NodeError> {
-    let path = &config.node.genesis;
+pub fn read_genesis(config: &Config) -> Result<Option<(Genesis, Arc<Membership>)>, NodeError> {
+    let Some(path) = &config.node.genesis else { return Ok(None) };
     let genesis = bftd_client::genesis::read(path)?;
-    if !genesis.protocol.is_available() {
-        return Err(NodeError::Protocol { path: path.clone(), protocol: genesis.protocol });
+    let members = Arc::new(membership(&genesis, path)?);
+    Ok(Some((genesis, members)))
+}
+
+/// The genesis to start with: what the configuration names, or what the data directory was given.
+fn genesis_here(
+    config: &Config,
+    directory: &DataDir,
+    configured: Option<(Genesis, Arc<Membership>)>,
+) -> Result<Option<(Genesis, Arc<Membership>)>, NodeError> {
+    let path = directory.path().join(GENESIS_FILE);
+    match (configured, forming::stored_genesis(directory.path())?) {
+        (Some((configured, _)), Some(stored)) if configured.cluster_id() != stored.cluster_id() => {
+            Err(NodeError::TwoGeneses {
+                configured: config.node.genesis.clone().unwrap_or_default(),
+                configured_name: configured.name,
+                stored: path,
+                stored_name: stored.name,
+            })
+        }
+        (Some(known), _) => Ok(Some(known)),
+        (None, Some(stored)) => {
+            forming::tidy(directory.path())?;
+            let members = Arc::new(membership(&stored, &path)?);
+            Ok(Some((stored, members)))
+        }
+        (None, None) => match directory.cluster()? {
+            Some(cluster) => {
+                let directory = directory.path().to_owned();
+                Err(NodeError::GenesisLost { directory, cluster: cluster.to_string() })
+            }
+            None => Ok(None),
+        },
     }
-    let members = genesis.membership().map_err(|source| NodeError::Members { path: path.clone(), source })?;
-    Ok((genesis, Arc::new(members)))
+}
+
+fn membership(genesis: &Genesis, path: &Path) -> Result<Membership, NodeError> {
+    if !genesis.protocol.is_available() {
+        return Err(NodeError::Protocol { path: path.to_owned(), protocol: genesis.protocol });
+    }
+    genesis.membership().map_err(|source| NodeError::Members { path: path.to_owned(), source })
 }
 
 /// Opens the state, and executes what the log has and it has not.
@@ -408,6 +558,7 @@ impl Telling {
                     executed: status.executed.index.0,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     faults: self.faults.names(),
+                    clock_ms: now_ms(),
                 }
             };
             let frame = Frame::of_progress(&progress);

@@ -8,9 +8,9 @@ use std::{
     collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bftd_client::protocol::FaultChange;
@@ -51,6 +51,8 @@ pub struct Progress {
     pub version: String,
     /// The faults injected there.
     pub faults: Vec<String>,
+    /// Its clock, in milliseconds since the Unix epoch.
+    pub clock_ms: u64,
 }
 
 impl Progress {
@@ -149,6 +151,12 @@ fn encode<T: Serialize>(kind: u8, value: &T) -> Bytes {
     postcard::to_extend(value, vec![kind]).expect("encoding into a growing buffer succeeds").into()
 }
 
+/// This host's clock, in milliseconds since the Unix epoch.
+pub fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// What is known of each peer.
 #[derive(Debug)]
 pub struct Peers {
@@ -163,6 +171,8 @@ struct Peer {
     /// Messages that did not pass verification, and that the replica does not know of yet.
     refused: AtomicU32,
     heard: Mutex<Option<(Instant, Progress)>>,
+    /// By how much its clock was ahead of ours when that came, in milliseconds.
+    ahead_ms: AtomicI64,
     /// Whether an injected fault here keeps it away.
     is_cut: AtomicBool,
     /// When the last proof against it came.
@@ -211,8 +221,17 @@ impl Peers {
     /// A peer has said how far it is.
     pub fn hear(&self, from: MemberId, progress: Progress) {
         if let Some(peer) = self.peers.get(&from) {
+            let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+            peer.ahead_ms
+                .store(signed(progress.clock_ms).saturating_sub(signed(now_ms())), Ordering::Relaxed);
             *peer.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), progress));
         }
+    }
+
+    /// By how much the clock of a peer that is heard of is ahead of ours, by its own word, in milliseconds.
+    pub fn clock_ahead_ms(&self, id: MemberId) -> Option<i64> {
+        let peer = self.peers.get(&id).filter(|_| id != self.me && self.is_heard(id))?;
+        Some(peer.ahead_ms.load(Ordering::Relaxed))
     }
 
     /// A peer's faults have changed just now.

@@ -7,14 +7,18 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
-use bftd_client::protocol::{
-    Accusation, At, ClusterStatus, Consistency, Failure, FaultChange, MemberStatus, NodeTally, Phase,
-    Request, Response, Status, Trace,
+use bftd_client::{
+    forming::FormRequest,
+    protocol::{
+        Accusation, At, ClusterStatus, Consistency, Failure, FaultChange, MemberStatus, NodeTally, Phase,
+        Request, Response, Status, Trace,
+    },
 };
 use bftd_core::{
+    crypto::PublicKey,
     evidence::Evidence,
     ids::MemberId,
     kv::{Answer, Operation, Query},
@@ -28,7 +32,8 @@ use crate::{
     control::Control,
     driver::{Event, Executed, Refused},
     faults::Faults,
-    peers::Peers,
+    forming,
+    peers::{Peers, now_ms},
     state::StateReader,
     trace::Asked,
 };
@@ -70,6 +75,10 @@ impl Service for NodeService {
             Request::Evidence => Ok(Response::Evidence(self.accusations())),
             Request::Inject { node, change, beyond_f } => {
                 self.inject(peer, MemberId(node), &change, beyond_f).await
+            }
+            Request::Form(form) => self.form(&form),
+            Request::Examine => {
+                Err(Failure::Internal("the daemon's surroundings are not known here".to_owned()))
             }
         };
         result.unwrap_or_else(Response::Failed)
@@ -198,6 +207,13 @@ impl NodeService {
         Status { cluster, me: self.me.0, members, hints }
     }
 
+    /// A member is asked as if it had no cluster.
+    fn form(&self, request: &FormRequest) -> Result<Response, Failure> {
+        let key = self.members.get(self.me).map_or(PublicKey([0; 32]), |me| me.key);
+        let shown = forming::of_member(request, &self.genesis, key)?;
+        Ok(Response::Forming(Box::new(shown)))
+    }
+
     async fn inject(
         &self,
         peer: PeerCredentials,
@@ -274,11 +290,6 @@ impl NodeService {
             version: if is_me { env!("CARGO_PKG_VERSION").to_owned() } else { heard.version },
         }
     }
-}
-
-fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -60,10 +60,11 @@ fn the_packaged_configuration_shows_the_defaults() {
         Config::load(&path, &Overrides::default()).unwrap()
     };
     let shown = load("shown", &uncommented());
-    let mut default = load("default", "[node]\ngenesis = \"genesis.toml\"\n");
+    let mut default = load("default", PACKAGED);
     // These have no default: an example is shown.
     default.node.genesis = shown.node.genesis.clone();
     default.node.listen = shown.node.listen;
+    default.node.advertise = shown.node.advertise.clone();
     assert_eq!(shown, default);
 }
 

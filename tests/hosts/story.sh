@@ -27,30 +27,42 @@ on 1 getent group bftd bftd-admin >/dev/null || die "the groups are missing"
 [ "$(on 1 stat -c '%a %U:%G' /var/lib/bftd)" = "700 bftd:bftd" ] || die "the data directory is open to others"
 say "installed: nothing is started, the next commands are printed"
 
-# ---- formed, with a genesis that the operators agreed on ----
-{
-  printf 'name = "hosts"\nprotocol = "bft-raft"\ncreated_ms = 1\n'
+# ---- formed ----
+for n in $HOSTS; do
+  on "$n" useradd -m -G bftd alice
+  on "$n" useradd -m eve
+done
+start_all() {
+  local n start took slowest=0
   for n in $HOSTS; do
-    key=$(as "$n" bftd bftd identity --data-dir /var/lib/bftd)
-    printf '\n[[members]]\nid = %s\nname = "h%s"\nkey = "%s"\naddress = "10.77.0.%s:7000"\n' "$n" "$n" "$key" "$n"
+    on "$n" systemctl stop bftd
+    start=$(now_ms)
+    on "$n" systemctl start bftd
+    took=$(($(now_ms) - start))
+    [ "$took" -le "$slowest" ] || slowest=$took
+    is_active "$n" || die "host $n: the daemon is not there"
   done
-} >"$WORK/genesis.toml"
-for n in $HOSTS; do
-  cp "$WORK/genesis.toml" "$WORK/h$n/root/etc/bftd/"
-  sed -i 's/^#genesis = /genesis = /' "$WORK/h$n/root/etc/bftd/bftd.toml"
-  expect 0 "is good" on "$n" bftd config check
-done
-slowest=0
-for n in $HOSTS; do
-  start=$(now_ms)
-  on "$n" systemctl start bftd
-  took=$(($(now_ms) - start))
-  [ "$took" -le "$slowest" ] || slowest=$took
-  is_active "$n" || die "host $n: the daemon is not there"
-done
+  echo "$slowest"
+}
+slowest=$(start_all)
 [ "$slowest" -lt 1000 ] || die "systemctl start took $slowest ms until READY"
+expect 11 UNINITIALISED on 1 bftctl status
+on 1 systemctl status bftd --no-pager | grep -q 'Status: "UNINITIALISED' || die "systemctl status does not say UNINITIALISED"
+say "started: READY without a cluster after $slowest ms at most"
+
+expect 9 "" as 1 alice bftctl init --name hosts --expect 4 --advertise 10.77.0.1:7000
+token=$(on 1 bftctl -q init --name hosts --expect 4 --advertise 10.77.0.1:7000 --no-wait -o value)
+for n in 2 3; do on "$n" bftctl -q join "$token" --advertise "10.77.0.$n:7000" --no-wait; done
+token=$(on 1 bftctl token create --uses 1 -o value)
+formed=$(on 4 bftctl -q join "$token" --advertise 10.77.0.4:7000 -o value)
 wait_healthy
-say "formed: systemctl start to READY in $slowest ms at most, HEALTHY everywhere"
+for n in $HOSTS; do
+  [ "$(field "$(on "$n" bftctl status -o json)" fingerprint)" = "$formed" ] || die "host $n: another fingerprint"
+done
+slowest=$(start_all)
+[ "$slowest" -lt 1000 ] || die "a member's systemctl start took $slowest ms until READY"
+wait_healthy
+say "formed with init, token and join; systemctl start of a member to READY in $slowest ms at most"
 
 # ---- systemd shows how it is ----
 within 3 "the state is in systemctl status" \
@@ -63,10 +75,6 @@ on 1 systemd-analyze security --threshold=20 bftd >/dev/null || die "the unit is
 say "systemctl status has the state; systemd-analyze security: $exposure"
 
 # ---- who may ----
-for n in $HOSTS; do
-  on "$n" useradd -m -G bftd alice
-  on "$n" useradd -m eve
-done
 expect 0 revision as 1 alice bftctl put greeting hello
 expect 0 hello as 3 alice bftctl get greeting
 expect 0 "hosts HEALTHY" as 4 alice bftctl status
@@ -201,8 +209,6 @@ on 3 test -f /etc/bftd/bftd.toml || die "remove deleted the configuration"
 expect 0 "systemctl enable --now bftd" on 3 dpkg -i /root/next.deb
 on 3 systemctl start bftd
 wait_healthy
-# The operators' own file: a purge would leave it, and say so.
-on 3 rm /etc/bftd/genesis.toml
 on 3 dpkg --purge bftd >"$WORK/out" 2>&1 || { cat "$WORK/out"; die "purge"; }
 grep -qiE "warning|error|failed" "$WORK/out" && { cat "$WORK/out"; die "purge complains"; }
 left=$(on 3 find /etc /usr /var /run -xdev -name '*bftd*' -not -path '/var/log/*')

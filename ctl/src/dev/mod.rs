@@ -29,6 +29,7 @@ use crate::{
 };
 use compose::Compose;
 use layout::{Layout, Node};
+pub(crate) use process::find_bftd;
 use process::{Daemon, Signal};
 
 /// How long `up` waits for a healthy cluster, and `restart` for a daemon that answers.
@@ -168,7 +169,7 @@ async fn up(
     nodes: Option<u8>,
     protocol: Option<Protocol>,
 ) -> Result<(), Ended> {
-    let bftd = process::find_bftd()?;
+    let bftd = find_bftd()?;
     let layout = if Layout::exists(root) {
         let layout = Layout::load(root)?;
         layout.require(nodes, protocol)?;
@@ -207,7 +208,7 @@ async fn up(
 }
 
 async fn restart(session: &mut Session, layout: &Layout, nodes: &[&Node]) -> Result<(), Ended> {
-    let bftd = process::find_bftd()?;
+    let bftd = find_bftd()?;
     let mut started = Vec::new();
     for node in nodes {
         started.push(process::start(&bftd, node)?);

@@ -134,7 +134,7 @@ fn tail_of(path: &Path, start: u64) -> String {
 }
 
 /// The daemon's program: `$BFTD`, else beside this one, else in `$PATH`.
-pub(super) fn find_bftd() -> Result<PathBuf, Failure> {
+pub(crate) fn find_bftd() -> Result<PathBuf, Failure> {
     let named = env::var_os("BFTD").filter(|path| !path.is_empty()).map(PathBuf::from);
     if let Some(path) = &named {
         let missing = || Failure::other(format!("$BFTD is {}, where nothing is", path.display()));

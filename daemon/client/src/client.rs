@@ -25,10 +25,11 @@ use tokio::{
 };
 
 use crate::{
+    forming::{FormRequest, Forming, Token},
     frame::{self, FrameError},
     protocol::{
-        Accusation, At, CONNECTION, Call, Consistency, Failure, FaultChange, Reply, Request, Response,
-        Status, Trace,
+        Accusation, At, CONNECTION, Call, Consistency, Failure, FaultChange, Finding, Reply, Request,
+        Response, Status, Trace,
     },
 };
 
@@ -245,7 +246,11 @@ impl Client {
     /// [`Error::OutcomeUnknown`] for a change, [`Error::NoAnswer`] for a question, where no answer comes in time or
     /// the connection breaks.
     pub async fn call(&self, request: Request) -> Result<Response, Error> {
-        let may_change = matches!(request, Request::Execute(_) | Request::Traced(_) | Request::Inject { .. });
+        let may_change = match &request {
+            Request::Execute(_) | Request::Traced(_) | Request::Inject { .. } => true,
+            Request::Form(form) => *form != FormRequest::Progress,
+            _ => false,
+        };
         let mut is_sent = false;
         let answer = timeout(self.deadline, self.ask(request, &mut is_sent)).await;
         let why = match answer {
@@ -388,6 +393,39 @@ impl Client {
         }
     }
 
+    /// Changes how the daemon is on its way into a cluster, or asks.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn form(&self, request: FormRequest) -> Result<Forming, Error> {
+        match self.call(Request::Form(request)).await? {
+            Response::Forming(forming) => Ok(*forming),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Has the daemon, which gathers members, invite hosts.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create_token(&self, for_s: u64, uses: u16) -> Result<Token, Error> {
+        match self.call(Request::Form(FormRequest::CreateToken { for_s, uses })).await? {
+            Response::Token(token) => Ok(token),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Whether the daemon's host and its peers are as they should be.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn examine(&self) -> Result<Vec<Finding>, Error> {
+        match self.call(Request::Examine).await? {
+            Response::Examined(findings) => Ok(findings),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// How the cluster is.
     ///
     /// # Errors
@@ -419,7 +457,12 @@ fn weight(request: &Request) -> u32 {
         Request::Query { query: Query::List { prefix, start_after, .. }, .. } => {
             prefix.len().saturating_add(start_after.as_ref().map_or(0, Bytes::len))
         }
-        Request::Status | Request::Evidence | Request::Inject { .. } => 0,
+        Request::Form(FormRequest::TakeGenesis { text }) => text.len(),
+        Request::Status
+        | Request::Evidence
+        | Request::Inject { .. }
+        | Request::Form(_)
+        | Request::Examine => 0,
     };
     u32::try_from(bytes).map_or(BYTES_IN_FLIGHT, |bytes| bytes.min(BYTES_IN_FLIGHT))
 }

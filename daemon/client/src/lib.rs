@@ -17,6 +17,7 @@
 //! ```
 
 mod client;
+pub mod forming;
 pub mod frame;
 pub mod genesis;
 pub mod protocol;
@@ -30,6 +31,6 @@ pub use bftd_core::{
 pub use bytes::Bytes;
 pub use client::{Changed, Client, DEFAULT_DEADLINE, Error};
 pub use protocol::{
-    Accusation, At, BlockAt, ClusterStatus, Consistency, Failure, FaultChange, Health, MemberStatus,
-    NodeTally, Phase, Request, Response, Status, Step, Trace,
+    Accusation, At, BlockAt, ClusterStatus, Consistency, Failure, FaultChange, Finding, Health, MemberStatus,
+    NodeTally, Phase, Request, Response, Status, Step, Trace, Verdict,
 };

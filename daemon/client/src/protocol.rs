@@ -12,6 +12,8 @@ use bftd_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::forming::{FormFailure, FormRequest, Forming, Token};
+
 /// The largest frame in bytes, either way.
 pub const MAX_FRAME: usize = 16 << 20;
 /// The version of this protocol: both sides must speak the same.
@@ -78,6 +80,10 @@ pub enum Request {
     },
     /// [`Request::Execute`], and tell what it took.
     Traced(Operation),
+    /// Of a cluster that is not formed yet.
+    Form(FormRequest),
+    /// Whether this daemon's host and its peers are as they should be.
+    Examine,
 }
 
 /// A change of the faults of one daemon.
@@ -156,6 +162,12 @@ pub enum Response {
         /// What it took; none where the daemon follows as many changes as it may already.
         trace: Option<Box<Trace>>,
     },
+    /// To [`Request::Form`]: how far it is now.
+    Forming(Box<Forming>),
+    /// To [`FormRequest::CreateToken`].
+    Token(Token),
+    /// To [`Request::Examine`].
+    Examined(Vec<Finding>),
 }
 
 /// What one agreement took, as the daemon that was asked saw it, by its own monotonic clock.
@@ -341,6 +353,9 @@ pub enum Failure {
     /// The member concerned is not heard of: it was not asked, or is gone since. If its daemon has ended, its faults have, too.
     #[error("member {0} is not heard of: its daemon does not run, or can't be reached")]
     MemberDown(u8),
+    /// A cluster is not formed, or not as was asked.
+    #[error(transparent)]
+    Forming(#[from] FormFailure),
     /// The daemon is stopping, and takes nothing any more.
     #[error("the daemon is stopping; nothing was done")]
     Closing,
@@ -460,4 +475,31 @@ pub struct MemberStatus {
     pub faults: Vec<String>,
     /// Its program's version, as last heard; empty before.
     pub version: String,
+}
+
+/// What was found about one thing that a daemon needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What was looked at, in a word or two.
+    pub subject: String,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was found.
+    pub text: String,
+    /// What to do about it; empty where nothing is to be done.
+    pub remedy: String,
+}
+
+/// See [`Finding`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// It could not be looked at.
+    Unknown,
+    /// It works, but not as well as it should, or not for long.
+    Warn,
+    /// It does not work.
+    Fail,
 }

@@ -158,7 +158,9 @@ fn note_refusal(shared: &Shared, peer: &Peer, error: &ConnectionError) {
         ConnectionError::ConnectionClosed(close)
             if u64::from(close.error_code) == NO_APPLICATION_PROTOCOL =>
         {
-            warn(&shared.other_cluster, OTHER_CLUSTER);
+            shared.count_other_cluster(|left_out| {
+                tracing::warn!(peer = %peer.id, address = %peer.address, left_out, "not connected: {OTHER_CLUSTER}");
+            });
         }
         _ => {}
     }
@@ -187,8 +189,7 @@ fn explain(error: &ConnectionError) -> String {
     }
 }
 
-const OTHER_CLUSTER: &str =
-    "the daemon at this address belongs to another cluster, or speaks another version of the protocol";
+const OTHER_CLUSTER: &str = "the daemon at this address belongs to another cluster, or to none yet, or speaks another version of the protocol";
 
 /// Whether a QUIC error code is a TLS alert.
 pub(super) fn is_alert(code: u64) -> bool {

@@ -7,7 +7,8 @@ use std::{
 };
 
 use bftd_core::crypto::PublicKey;
-use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream};
+use bytes::Bytes;
+use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, crypto::rustls::HandshakeData};
 use rustls::pki_types::CertificateDer;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -77,6 +78,10 @@ async fn serve<D: Deliver>(
         Ok(Err(error)) => return note_refusal(&shared, address, &error),
         Err(_) => return tracing::debug!(%address, "a handshake was not finished in time"),
     };
+    if protocol_of(&connection).as_deref() == Some(tls::FORMING_ALPN) {
+        // The permit is held: so few are welcomed at a time.
+        return welcome(&connection, &shared.welcome).await;
+    }
     drop(permit);
     let member = key_of(&connection).and_then(|key| shared.members.by_key(&key));
     let Some(peer) = member.and_then(|member| shared.peer(member.id)) else {
@@ -89,6 +94,24 @@ async fn serve<D: Deliver>(
     if let Err(breach) = receive(peer, &connection, deliver).await {
         note_breach(peer, &connection, &breach);
     }
+}
+
+/// Tells a member that has not heard of it that the cluster is formed.
+async fn welcome(connection: &Connection, genesis: &Bytes) {
+    let tell = async {
+        let mut stream = connection.open_uni().await.ok()?;
+        stream.write_all(genesis).await.ok()?;
+        stream.finish().ok()?;
+        stream.stopped().await.ok()
+    };
+    // A member that does not listen is not told.
+    let _ = timeout(HANDSHAKE_DEADLINE, tell).await;
+    connection.close(CloseCode::Shutdown.into(), b"the cluster is formed");
+}
+
+/// The protocol that both sides have agreed on.
+fn protocol_of(connection: &Connection) -> Option<Vec<u8>> {
+    connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
 }
 
 /// Takes frames until the connection ends, or the peer breaks a rule.
@@ -172,7 +195,7 @@ fn note_refusal(shared: &Shared, address: SocketAddr, error: &ConnectionError) {
     match error {
         ConnectionError::TransportError(error) if u64::from(error.code) == NO_APPLICATION_PROTOCOL => {
             let ours = tls::alpn(shared.members.cluster());
-            shared.other_cluster.count(|left_out| {
+            shared.count_other_cluster(|left_out| {
                 tracing::warn!(
                     %address, left_out, ours,
                     "refused a daemon of another cluster, or of another version of the protocol"
@@ -189,7 +212,7 @@ fn note_refusal(shared: &Shared, address: SocketAddr, error: &ConnectionError) {
 }
 
 /// The key that the other side has proved to hold.
-fn key_of(connection: &Connection) -> Option<PublicKey> {
+pub(crate) fn key_of(connection: &Connection) -> Option<PublicKey> {
     let certificates = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     tls::key_of(certificates.first()?).ok()
 }

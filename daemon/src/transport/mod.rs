@@ -15,12 +15,12 @@
 
 mod dial;
 mod frame;
-mod listen;
-mod notice;
+pub(crate) mod listen;
+pub(crate) mod notice;
 mod peer;
 mod queue;
-mod settings;
-mod tls;
+pub(crate) mod settings;
+pub(crate) mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -32,7 +32,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bftd_core::{crypto::PublicKey, ids::MemberId, limits::MAX_MESSAGE, membership::Membership};
@@ -46,6 +46,9 @@ use crate::identity::Identity;
 
 /// How long [`Transport::shutdown`] waits for the last packets to leave.
 const SHUTDOWN_WAIT: Duration = Duration::from_millis(500);
+
+/// For how long after the start others may still be about to start.
+const BEGINNING: Duration = Duration::from_secs(10);
 
 /// Which of a connection's two streams a frame takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +66,8 @@ pub struct TransportConfig {
     pub me: MemberId,
     /// All members, with this node.
     pub members: Arc<Membership>,
+    /// What members are told that ask as if the cluster were being formed: one that crashed then needs it.
+    pub welcome: Bytes,
     /// The UDP address to listen on and to dial from.
     pub listen: SocketAddr,
 }
@@ -131,6 +136,8 @@ pub struct Transport {
 /// What all tasks of a transport share.
 struct Shared {
     members: Arc<Membership>,
+    welcome: Bytes,
+    started: Instant,
     /// All members but this node, in the order of their ids.
     peers: Vec<Arc<Peer>>,
     strangers: Counted,
@@ -169,7 +176,7 @@ impl Transport {
         identity: &Identity,
         deliver: Arc<D>,
     ) -> Result<Self, TransportError> {
-        let TransportConfig { me, members, listen } = config;
+        let TransportConfig { me, members, welcome, listen } = config;
         let member = members.get(me).ok_or(TransportError::NotAMember { me })?;
         if member.key != identity.public_key() {
             let (expected, found) = (member.key, identity.public_key());
@@ -178,6 +185,7 @@ impl Transport {
         let server = settings::server(tls::server_config(identity, me, &members)?, members.n());
         let endpoint = UdpSocket::bind(listen)
             .and_then(|socket| {
+                settings::enlarge_buffers(&socket);
                 Endpoint::new(settings::endpoint(identity), Some(server), socket, Arc::new(TokioRuntime))
             })
             .map_err(|source| TransportError::Listen { address: listen, source })?;
@@ -186,6 +194,8 @@ impl Transport {
         let shared = Arc::new(Shared {
             peers: others.map(|member| Arc::new(Peer::new(member))).collect(),
             members,
+            welcome,
+            started: Instant::now(),
             strangers: Counted::default(),
             other_cluster: Counted::default(),
             overload: Counted::default(),
@@ -261,6 +271,16 @@ impl Shared {
     fn peer(&self, id: MemberId) -> Option<&Arc<Peer>> {
         let at = self.peers.binary_search_by_key(&id, |peer| peer.id).ok()?;
         self.peers.get(at)
+    }
+
+    /// A daemon that shares a past with us may be a moment behind: where a cluster was just formed, that is no news.
+    fn count_other_cluster(&self, log: impl FnOnce(u64)) {
+        let is_new = self.started.elapsed() < BEGINNING;
+        self.other_cluster.count(|left_out| {
+            if !is_new {
+                log(left_out)
+            }
+        });
     }
 }
 

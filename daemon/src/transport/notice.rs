@@ -10,7 +10,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 
 /// One kind of log line.
 #[derive(Default)]
-pub(super) struct Notice(Mutex<State>);
+pub(crate) struct Notice(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -20,7 +20,7 @@ struct State {
 
 impl Notice {
     /// Calls `log` with the number of calls left out before, or leaves this one out.
-    pub(super) fn give(&self, log: impl FnOnce(u64)) {
+    pub(crate) fn give(&self, log: impl FnOnce(u64)) {
         self.give_at(Instant::now(), log);
     }
 

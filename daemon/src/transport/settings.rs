@@ -1,6 +1,6 @@
 //! QUIC as this project uses it: every buffer finite, every wait with an end.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::UdpSocket, sync::Arc, time::Duration};
 
 use aws_lc_rs::{
     hmac,
@@ -46,6 +46,21 @@ const ACK_AFTER: u32 = 10;
 /// Bytes in a connection id.
 const CONNECTION_ID: usize = 8;
 
+/// What the kernel should hold of a burst of packets while this process does something else, each way, in bytes. A few blocks
+/// at once from all peers; the kernel's own default is 208 KiB.
+pub(crate) const UDP_BUFFER: usize = 2 << 20;
+
+/// Asks for [`UDP_BUFFER`]. The kernel gives no more than its `rmem_max` and `wmem_max`; with less packets are lost in bursts,
+/// and sent again, so that is no error. `bftctl doctor` tells of it.
+pub(super) fn enlarge_buffers(socket: &UdpSocket) {
+    use rustix::net::sockopt;
+    for set in [sockopt::set_socket_recv_buffer_size, sockopt::set_socket_send_buffer_size] {
+        if let Err(error) = set(socket, UDP_BUFFER) {
+            tracing::debug!(%error, "the UDP socket's buffers stay as they are");
+        }
+    }
+}
+
 /// The most incoming handshakes at a time in a cluster of `n`.
 pub(super) fn max_handshakes(n: usize) -> usize {
     HANDSHAKES_PER_MEMBER * n
@@ -53,7 +68,7 @@ pub(super) fn max_handshakes(n: usize) -> usize {
 
 /// The endpoint. What marks our packets is derived from the identity, so that after a restart this node recognises the
 /// packets of its former connections and resets them: peers notice the restart at once, not after the idle time-out.
-pub(super) fn endpoint(identity: &Identity) -> EndpointConfig {
+pub(crate) fn endpoint(identity: &Identity) -> EndpointConfig {
     let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &identity.derive(b"bftd/quic-reset/1"));
     let mut config = EndpointConfig::new(Arc::new(reset_key));
     config.cid_generator(|| Box::new(RandomIds(SystemRandom::new())));

@@ -97,7 +97,12 @@ impl Cluster {
     }
 
     fn config(&self, id: u8) -> TransportConfig {
-        TransportConfig { me: MemberId(id), members: self.members.clone(), listen: self.address(id) }
+        TransportConfig {
+            me: MemberId(id),
+            members: self.members.clone(),
+            welcome: Bytes::from_static(b"welcome"),
+            listen: self.address(id),
+        }
     }
 
     async fn start(&self, id: u8) -> Node {

@@ -6,9 +6,16 @@
 //! - A dialled server must hold the key of the very member that was dialled.
 //! - Another cluster, or another version of the protocol, fails before that, on ALPN: `bftd/1/` and the first 16
 //!   hexadecimal digits of the cluster's id.
+//! - While a cluster is being formed (`forming`, an ALPN of its own) there are no members yet: the daemon that gathers lets any
+//!   key in, and asks for a token; a joiner talks to the holder of the key that its token pins. A member speaks that protocol
+//!   as well, with members only, whom it tells the genesis.
 //! - No session is ever resumed, so every connection proves its key anew.
 
-use std::{error::Error as StdError, fmt, sync::Arc};
+use std::{
+    error::Error as StdError,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bftd_core::{
     crypto::{ClusterId, PublicKey},
@@ -46,6 +53,9 @@ pub enum TlsError {
     CipherSuite(#[from] NoInitialCipherSuite),
 }
 
+/// The protocol name of daemons that form a cluster.
+pub(crate) const FORMING_ALPN: &[u8] = b"bftd-form/1";
+
 /// The protocol name that both sides of a connection must speak.
 pub(super) fn alpn(cluster: ClusterId) -> String {
     let id = cluster.to_string();
@@ -58,13 +68,27 @@ pub(super) fn server_config(
     me: MemberId,
     members: &Arc<Membership>,
 ) -> Result<QuicServerConfig, TlsError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = AnyMember { me, members: members.clone(), keys: KeyCheck::new() };
+    let protocols = vec![alpn(members.cluster()).into_bytes(), FORMING_ALPN.to_vec()];
+    server(identity, Arc::new(verifier), protocols)
+}
+
+/// How a daemon that gathers or joins answers: it lets any key in.
+pub(crate) fn forming_server_config(identity: &Identity) -> Result<QuicServerConfig, TlsError> {
+    server(identity, Arc::new(AnyKey { keys: KeyCheck::new() }), vec![FORMING_ALPN.to_vec()])
+}
+
+fn server(
+    identity: &Identity,
+    verifier: Arc<dyn ClientCertVerifier>,
+    protocols: Vec<Vec<u8>>,
+) -> Result<QuicServerConfig, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(verifier))
+        .with_client_cert_verifier(verifier)
         .with_single_cert(vec![identity.certificate()], identity.private_key())?;
-    config.alpn_protocols = vec![alpn(members.cluster()).into_bytes()];
+    config.alpn_protocols = protocols;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config.try_into()?)
@@ -76,13 +100,31 @@ pub(super) fn client_config(
     cluster: ClusterId,
     key: PublicKey,
 ) -> Result<QuicClientConfig, TlsError> {
+    client(identity, exact_key(key), alpn(cluster).into_bytes())
+}
+
+/// How a daemon without a cluster dials the holder of `key`. What key the other side showed stands in `found`.
+pub(crate) fn forming_client_config(
+    identity: &Identity,
+    key: PublicKey,
+    found: Arc<OnceLock<PublicKey>>,
+) -> Result<QuicClientConfig, TlsError> {
+    let verifier = ExactKey { key, found: Some(found), keys: KeyCheck::new() };
+    client(identity, Arc::new(verifier), FORMING_ALPN.to_vec())
+}
+
+fn client(
+    identity: &Identity,
+    verifier: Arc<dyn ServerCertVerifier>,
+    protocol: Vec<u8>,
+) -> Result<QuicClientConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(exact_key(key))
+        .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(vec![identity.certificate()], identity.private_key())?;
-    config.alpn_protocols = vec![alpn(cluster).into_bytes()];
+    config.alpn_protocols = vec![protocol];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
     Ok(config.try_into()?)
@@ -90,11 +132,11 @@ pub(super) fn client_config(
 
 /// What lets a dialler talk to the holder of `key` alone.
 pub(super) fn exact_key(key: PublicKey) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(ExactKey { key, keys: KeyCheck::new() })
+    Arc::new(ExactKey { key, found: None, keys: KeyCheck::new() })
 }
 
 /// The ed25519 key in a certificate.
-pub(super) fn key_of(certificate: &CertificateDer<'_>) -> Result<PublicKey, Error> {
+pub(crate) fn key_of(certificate: &CertificateDer<'_>) -> Result<PublicKey, Error> {
     let spki = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
     spki.strip_prefix(&ED25519_SPKI)
         .and_then(|key| key.try_into().ok())
@@ -216,10 +258,55 @@ impl ClientCertVerifier for AnyMember {
     }
 }
 
+/// Lets in whoever has a key.
+#[derive(Debug)]
+struct AnyKey {
+    keys: KeyCheck,
+}
+
+impl ClientCertVerifier for AnyKey {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.keys.only_key(certificate, others).map(|_| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(only_tls13())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.keys.check_handshake(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
 /// Talks to the holder of one key only.
 #[derive(Debug)]
 struct ExactKey {
     key: PublicKey,
+    /// Where the key that was shown is told.
+    found: Option<Arc<OnceLock<PublicKey>>>,
     keys: KeyCheck,
 }
 
@@ -233,6 +320,10 @@ impl ServerCertVerifier for ExactKey {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let found = self.keys.only_key(certificate, others)?;
+        if let Some(told) = &self.found {
+            // Each dial has a place of its own, and checks one certificate.
+            let _ = told.set(found);
+        }
         if found == self.key {
             Ok(ServerCertVerified::assertion())
         } else {

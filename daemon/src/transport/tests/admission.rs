@@ -115,7 +115,7 @@ async fn another_cluster_is_refused() {
     let node = cluster.start(1).await;
     let (frames, _received) = mpsc::unbounded_channel();
     let inbox = Arc::new(Inbox { frames, bulk_open: AtomicBool::new(true), gate: Semaphore::new(0) });
-    let config = TransportConfig { me: MemberId(2), members, listen: addresses[1] };
+    let config = TransportConfig { me: MemberId(2), members, welcome: Bytes::new(), listen: addresses[1] };
     let other = Transport::start(config, cluster.identity(2), inbox).await.unwrap();
     eventually("both count", || {
         node.transport.refused().other_cluster > 0 && other.refused().other_cluster > 0
