@@ -240,7 +240,7 @@ impl Driver {
     }
 
     /// Runs until `stop` is set or something breaks. Then the log is flushed and the state made durable. Before that, clients
-    /// who wait for something get their answer, if it comes within [`DRAIN`]; new changes are refused meanwhile.
+    /// who wait for something get their answer, if it comes within `DRAIN`; new changes are refused meanwhile.
     ///
     /// # Errors
     /// See [`DriverError`].

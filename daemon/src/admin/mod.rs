@@ -182,7 +182,7 @@ impl AdminServer {
         Ok(Self { listener, file, limits: Limits::default() })
     }
 
-    /// Serves clients until `stop` is set, and then writes the answers that are there, for [`FAREWELL`] at most.
+    /// Serves clients until `stop` is set, and then writes the answers that are there, for half a second at most.
     pub async fn serve<S: Service>(self, service: Arc<S>, mut stop: watch::Receiver<bool>) {
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let mut sessions = JoinSet::new();
