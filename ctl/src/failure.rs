@@ -102,7 +102,7 @@ impl Failure {
                 Refused::MemberSilent(_) | Refused::MemberUnclear(_) => Code::OutcomeUnknown,
                 Refused::MemberDown(_) => Code::Unreachable,
                 Refused::Uninitialised => Code::Uninitialised,
-                Refused::Stopping => Code::Unreachable,
+                Refused::Stopping | Refused::Closing => Code::Unreachable,
                 Refused::Forming(why) => explain::code_of(why),
                 Refused::Busy | Refused::Protocol(_) | Refused::Internal(_) => Code::Other,
             },
@@ -238,7 +238,7 @@ impl Failure {
             Refused::Uninitialised => failure.next(
                 "form one: bftctl init --name NAME --expect 4 --advertise HOST:PORT; or join one: bftctl join TOKEN --advertise HOST:PORT",
             ),
-            Refused::Stopping => failure.next("bftctl status"),
+            Refused::Stopping | Refused::Closing => failure.next("bftctl status"),
             Refused::Protocol(_) => failure.next("use the bftctl that came with that daemon"),
             Refused::Internal(_) => failure.next("the daemon's log says more: journalctl -u bftd"),
         }
@@ -269,6 +269,7 @@ mod tests {
         assert_eq!(failed(Refused::Denied(String::new())), 9);
         assert_eq!(failed(Refused::Uninitialised), 11);
         assert_eq!(failed(Refused::Stopping), 10);
+        assert_eq!(failed(Refused::Closing), 10);
         assert_eq!(failed(Refused::Busy), 1);
         assert_eq!(failed(Refused::Internal(String::new())), 1);
         assert_eq!(failed(Refused::MemberSilent(2)), 7);

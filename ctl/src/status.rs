@@ -37,7 +37,7 @@ impl ShowStatus {
         };
         match session.options.output() {
             Output::Json => render::json(&Body::new(&status, forming.as_ref()))?,
-            Output::Value => render::line(word(status.cluster.state))?,
+            Output::Value => render::line(status.cluster.state.word())?,
             Output::Table => render::line(&text(&status, forming.as_ref(), Paint::stdout()))?,
         }
         Ok(match status.cluster.state {
@@ -46,16 +46,6 @@ impl ShowStatus {
             Health::NoQuorum => Code::NoQuorum,
             Health::Uninitialised => Code::Uninitialised,
         })
-    }
-}
-
-/// A state as people and scripts read it.
-pub(crate) fn word(state: Health) -> &'static str {
-    match state {
-        Health::Healthy => "HEALTHY",
-        Health::Degraded => "DEGRADED",
-        Health::NoQuorum => "NO QUORUM",
-        Health::Uninitialised => "UNINITIALISED",
     }
 }
 
@@ -87,30 +77,15 @@ fn text(status: &Status, forming: Option<&Forming>, paint: Paint) -> String {
 }
 
 fn headline(status: &Status, paint: Paint) -> String {
-    let ClusterStatus { name, state, n, tolerates, term, leader, committed, .. } = &status.cluster;
-    let reachable = status.members.iter().filter(|member| member.reachable).count();
+    let ClusterStatus { name, state, .. } = &status.cluster;
     let colour = match state {
         Health::Healthy => Paint::green,
         Health::Degraded => Paint::yellow,
         Health::NoQuorum | Health::Uninitialised => Paint::red,
     };
-    let (dot, state, name) = (colour(paint, "●"), colour(paint, word(*state)), printable(name.as_bytes()));
-    let plural = if *tolerates == 1 { "" } else { "s" };
-    let faults = match status.cluster.protocol.row().faults {
-        Faults::Byzantine => "fault",
-        // It is not to be taken for more.
-        Faults::Crash => "crash",
-    };
-    let plural = if faults == "crash" && *tolerates != 1 { "es" } else { plural };
-    let leader = status
-        .members
-        .iter()
-        .find(|member| member.id == *leader)
-        .map_or_else(|| leader.to_string(), |leader| printable(leader.name.as_bytes()).into_owned());
-    format!(
-        "{dot} {name} {state} {reachable}/{n} members, tolerates {tolerates} {faults}{plural} · term {term} · leader {leader} · \
-         block {committed}"
-    )
+    let (dot, state, name) = (colour(paint, "●"), colour(paint, state.word()), printable(name.as_bytes()));
+    let summary = status.summary();
+    format!("{dot} {name} {state} {}", printable(summary.as_bytes()))
 }
 
 fn members(status: &Status) -> String {
@@ -228,7 +203,7 @@ impl<'a> Body<'a> {
                 Faults::Byzantine => "byzantine",
                 Faults::Crash => "crash",
             },
-            state: word(of.state),
+            state: of.state.word(),
             n: of.n,
             f: of.f,
             tolerates: of.tolerates,

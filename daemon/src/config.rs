@@ -4,12 +4,14 @@
 //! the file start at the file's directory. An unknown key is an error that names its line.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,9 @@ pub struct Config {
     /// Whether it may be made to misbehave.
     #[serde(default)]
     pub faults: FaultsConfig,
+    /// What it tells its operator.
+    #[serde(default)]
+    pub log: LogConfig,
 }
 
 /// The section `[node]`.
@@ -70,6 +75,33 @@ pub struct FaultsConfig {
     pub enabled: bool,
 }
 
+/// The section `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug` or `trace`; also by part of the program, as in `info,bftd::transport=debug`.
+    /// The one key that SIGHUP reloads.
+    #[serde(default = "default_level")]
+    pub level: String,
+}
+
+impl LogConfig {
+    /// What is logged.
+    ///
+    /// # Errors
+    /// There is no such level.
+    pub fn filter(&self) -> Result<EnvFilter, ConfigError> {
+        EnvFilter::try_new(&self.level)
+            .map_err(|error| ConfigError::LogLevel { level: self.level.clone(), reason: error.to_string() })
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: default_level() }
+    }
+}
+
 impl Default for AdminConfig {
     fn default() -> Self {
         Self { socket: default_socket() }
@@ -78,6 +110,10 @@ impl Default for AdminConfig {
 
 fn default_data_dir() -> PathBuf {
     "/var/lib/bftd".into()
+}
+
+fn default_level() -> String {
+    "info".to_owned()
 }
 
 fn default_socket() -> PathBuf {
@@ -125,6 +161,14 @@ pub enum ConfigError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is no such log level.
+    #[error("`level = \"{level}\"` in [log]: {reason}; use error, warn, info, debug or trace")]
+    LogLevel {
+        /// What was asked for.
+        level: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl Config {
@@ -159,7 +203,15 @@ impl Config {
             config.admin.socket.clone_from(socket);
         }
         config.resolve(path.parent().unwrap_or(Path::new(".")), overrides);
+        config.log.filter()?;
         Ok(config)
+    }
+
+    /// The keys, as `section.key`, that differ from `new` and are only read when the daemon starts.
+    pub fn needing_restart(&self, new: &Self) -> Vec<String> {
+        let (before, after) = (keys(self), keys(new));
+        let names: BTreeSet<_> = before.keys().chain(after.keys()).filter(|name| *name != RELOADED).collect();
+        names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
     }
 
     /// Sets the key that a variable names: `BFTD_NODE__DATA_DIR` is `data_dir` of `[node]`.
@@ -190,6 +242,22 @@ impl Config {
             self.admin.socket = directory.join(&self.admin.socket);
         }
     }
+}
+
+/// The key that a reload changes.
+const RELOADED: &str = "log.level";
+
+/// All keys of a configuration by `section.key`, with their values.
+fn keys(config: &Config) -> BTreeMap<String, toml::Value> {
+    let sections = toml::Table::try_from(config).expect("a configuration is a table of tables");
+    let of = |(section, keys): (String, toml::Value)| {
+        let keys = match keys {
+            toml::Value::Table(keys) => keys,
+            other => toml::Table::from_iter([(String::new(), other)]),
+        };
+        keys.into_iter().map(move |(key, value)| (format!("{section}.{key}"), value)).collect::<Vec<_>>()
+    };
+    sections.into_iter().flat_map(of).collect()
 }
 
 #[cfg(test)]
@@ -235,6 +303,20 @@ mod tests {
         assert!(error.contains("BFTD_NODE__DIR") && error.contains("dir"), "{error}");
         let error = load(text, &[("BFTD_X", "1")]).unwrap_err();
         assert!(error.contains("BFTD_SECTION__KEY"), "{error}");
+    }
+
+    #[test]
+    fn a_level_that_does_not_exist_is_refused_and_only_the_level_is_reloaded() {
+        let error = load("[node]\ngenesis = \"g\"\n[log]\nlevel = \"bftd=loud\"\n", &[]).unwrap_err();
+        assert!(error.contains("bftd=loud") && error.contains("[log]"), "{error}");
+        let before =
+            load("[node]\ngenesis = \"/g\"\ndata_dir = \"/d\"\n[admin]\nsocket = \"/s\"\n", &[]).unwrap();
+        let mut after = before.clone();
+        after.log.level = "debug".to_owned();
+        assert!(before.needing_restart(&after).is_empty());
+        after.node.listen = Some("127.0.0.1:7000".parse().unwrap());
+        after.faults.enabled = true;
+        assert_eq!(before.needing_restart(&after), ["faults.enabled", "node.listen"]);
     }
 
     #[test]

@@ -30,10 +30,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     execute::{Executor, Waiting},
+    logging,
     outlet::Outlet,
     peers::Peers,
     serving::Lacking,
     store::{LogWriter, StoreError},
+    supervision::Pulse,
     trace::{Asked, Tracer},
 };
 
@@ -47,6 +49,8 @@ const QUEUED_BYTES: usize = 64 << 20;
 const BEHIND: usize = 256;
 /// How many events are taken at once.
 const AT_ONCE: usize = 512;
+/// How long a driver that is to stop waits for what its clients are waiting for.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// What comes to the driver from peers and clients.
 #[derive(Debug)]
@@ -71,9 +75,14 @@ pub struct Executed {
     pub block: bftd_core::block::BlockRef,
 }
 
-/// The daemon's queue is full: nothing was sent.
+/// Nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused;
+pub enum Refused {
+    /// The daemon's queue is full.
+    Full,
+    /// It is about to stop.
+    Closing,
+}
 
 /// What comes to the driver from the daemon's own threads. Each has at most a few under way.
 #[derive(Debug)]
@@ -129,6 +138,8 @@ pub struct Driver {
     reads: BTreeMap<ReadTicket, oneshot::Sender<()>>,
     next_read: u64,
     tracer: Tracer,
+    /// Until when it goes on for the sake of its clients, once it is to stop.
+    draining: Option<Instant>,
 }
 
 /// A client's change that waits for a batch.
@@ -205,6 +216,8 @@ pub struct Parts {
     pub peers: Arc<Peers>,
     /// Where the driver shows the proofs of misbehaviour.
     pub evidence: watch::Sender<Vec<Evidence>>,
+    /// Beats once a turn.
+    pub pulse: Arc<Pulse>,
 }
 
 impl Driver {
@@ -224,10 +237,12 @@ impl Driver {
             submitted: Vec::new(),
             reads: BTreeMap::new(),
             next_read: 0,
+            draining: None,
         }
     }
 
-    /// Runs until `stop` is set or something breaks. Then the log is flushed and the state made durable.
+    /// Runs until `stop` is set or something breaks. Then the log is flushed and the state made durable. Before that, clients
+    /// who wait for something get their answer, if it comes within `DRAIN`; new changes are refused meanwhile.
     ///
     /// # Errors
     /// See [`DriverError`].
@@ -238,6 +253,13 @@ impl Driver {
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), DriverError> {
         let result = self.drive(&mut events, &mut internal, &mut stop).await;
+        events.close();
+        while let Ok(event) = events.try_recv() {
+            if let Event::Change(_, client, _) = event {
+                // The client may have gone away: then nobody wants to know.
+                let _ = client.send(Err(Refused::Closing));
+            }
+        }
         let closed = tokio::task::spawn_blocking(move || {
             let Parts { log, executor, .. } = self.parts;
             log.close()?;
@@ -263,7 +285,10 @@ impl Driver {
             let is_full = self.parts.log.is_full() || self.parts.executor.behind() >= BEHIND;
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                _ = stop.wait_for(|stop| *stop), if self.draining.is_none() => {
+                    self.draining = Some(Instant::now() + DRAIN);
+                }
+                () = at(self.draining) => return Ok(()),
                 event = internal.recv() => {
                     self.on_internal(event.ok_or(DriverError::ThreadEnded)?)?;
                     while let Ok(event) = internal.try_recv() {
@@ -291,7 +316,19 @@ impl Driver {
             }
             self.carry_out()?;
             self.show_status();
+            self.parts.pulse.beat();
+            if self.draining.is_some() && self.is_drained() {
+                return Ok(());
+            }
         }
+    }
+
+    /// Whether no client waits for anything any more.
+    fn is_drained(&self) -> bool {
+        self.queue.is_empty()
+            && self.submitted.is_empty()
+            && self.reads.is_empty()
+            && !self.parts.executor.has_clients()
     }
 
     fn step(&mut self, input: Input) {
@@ -306,10 +343,14 @@ impl Driver {
                     self.step(Input::Message(from, message));
                 }
             }
+            Event::Change(_, client, _) if self.draining.is_some() => {
+                // The client may have gone away: then nobody wants to know.
+                let _ = client.send(Err(Refused::Closing));
+            }
             Event::Change(request, client, trace) => {
                 if self.queue.len() >= QUEUED_REQUESTS || self.queued_bytes + request.len() > QUEUED_BYTES {
                     // The client may have gone away: then nobody wants to know.
-                    let _ = client.send(Err(Refused));
+                    let _ = client.send(Err(Refused::Full));
                     return;
                 }
                 self.queued_bytes += request.len();
@@ -475,21 +516,36 @@ impl Driver {
 
     fn log_report(&self, report: &Report) {
         match report {
-            Report::EnteredTerm(term) => tracing::info!(term = term.0, "entered a term"),
+            Report::EnteredTerm(term) => {
+                tracing::info!(message_id = logging::ENTERED_TERM, term = term.0, "entered a term");
+            }
             Report::OpenedTerm(term, start) => {
                 let leader = self.parts.replica.status().leader;
-                tracing::info!(term = term.0, leader = leader.0, start = start.index.0, "the term is open");
+                tracing::info!(
+                    message_id = logging::OPENED_TERM,
+                    term = term.0,
+                    leader = leader.0,
+                    index = start.index.0,
+                    "the term is open"
+                );
             }
             Report::Suspecting(term, reason) => {
                 let leader = self.parts.replica.status().leader;
-                tracing::warn!(term = term.0, leader = leader.0, reason, "suspecting the leader");
+                tracing::warn!(
+                    message_id = logging::SUSPECTING,
+                    term = term.0,
+                    leader = leader.0,
+                    reason,
+                    "suspecting the leader"
+                );
             }
             Report::Trusting(term) => tracing::info!(term = term.0, "trusting the leader again"),
             Report::Evidence(offence) => {
                 self.parts.peers.note_proof(offence.accused);
                 self.parts.evidence.send_replace(self.parts.replica.evidence().cloned().collect());
                 tracing::warn!(
-                    accused = offence.accused.0,
+                    message_id = logging::PROVED,
+                    peer = offence.accused.0,
                     kind = %offence.kind,
                     term = offence.term.0,
                     index = offence.index.0,
@@ -497,6 +553,7 @@ impl Driver {
                 );
             }
             Report::StateDiffers(term, index) => tracing::error!(
+                message_id = logging::STATE_DIFFERS,
                 term = term.0,
                 index = index.0,
                 "the leader's state differs from ours: one of the two has diverged"

@@ -104,6 +104,11 @@ impl Executor {
         self.clients().insert(batch, waiting);
     }
 
+    /// Whether any client waits.
+    pub fn has_clients(&self) -> bool {
+        !self.clients().is_empty()
+    }
+
     /// A batch goes under another number now.
     pub fn renumber(&self, before: Numbered, now: Numbered) {
         let mut clients = self.clients();

@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md is the map; [`node`] wires the parts, [`driver`] is the loop that drives the replica.
 
 pub mod admin;
+pub mod args;
 pub mod config;
 pub mod control;
 pub mod doctor;
@@ -11,6 +12,7 @@ pub mod execute;
 pub mod faults;
 pub mod forming;
 pub mod identity;
+pub mod logging;
 pub mod node;
 pub mod outlet;
 pub mod peers;
@@ -18,5 +20,6 @@ pub mod service;
 pub mod serving;
 pub mod state;
 pub mod store;
+pub mod supervision;
 pub mod trace;
 pub mod transport;

@@ -1,23 +1,26 @@
 //! `bftd`: the daemon's command line.
 
 use std::{
-    io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use bftd::{
-    config::{Config, DEFAULT_PATH, Overrides},
+    args::{Arguments, Command, ConfigCommand},
+    config::{Config, Overrides},
     doctor,
     identity::Identity,
+    logging::{self, Level},
     node,
+    supervision::{self, Pulse},
 };
-use clap::{Parser, Subcommand};
+use clap::Parser;
+use rustix::fs::Mode;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Blocks are decoded on one thread and dropped on others: this allocator minds that less than the C library's.
 #[global_allocator]
@@ -25,52 +28,6 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The exit code for a configuration that can't be used; systemd does not restart after it.
 const BAD_CONFIGURATION: u8 = 78;
-
-/// A member of a key-value store whose hosts do not trust each other.
-#[derive(Debug, Parser)]
-#[command(
-    version,
-    after_help = "Example:\n  bftd --config /etc/bftd/bftd.toml\n\nExit codes: 0 after SIGTERM · 1 runtime failure · \
-                  78 bad configuration"
-)]
-struct Arguments {
-    /// The configuration file.
-    #[arg(long, default_value = DEFAULT_PATH, global = true)]
-    config: PathBuf,
-    /// Where the key, the log and the state live; overrides the configuration.
-    #[arg(long, global = true)]
-    data_dir: Option<PathBuf>,
-    /// The Unix socket for bftctl; overrides the configuration.
-    #[arg(long, global = true)]
-    admin_socket: Option<PathBuf>,
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Print this node's public key; its private key is made at first use.
-    #[command(after_help = "Example:\n  bftd identity --data-dir /var/lib/bftd")]
-    Identity,
-    /// Say whether this host is as a daemon needs it, for `bftctl doctor`, as TOML.
-    #[command(hide = true, after_help = "Example:\n  bftd doctor --config /etc/bftd/bftd.toml")]
-    Doctor,
-    /// Look at the configuration.
-    Config {
-        #[command(subcommand)]
-        command: ConfigCommand,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum ConfigCommand {
-    /// Say whether the configuration and its genesis can be used.
-    #[command(after_help = "Example:\n  bftd config check --config /etc/bftd/bftd.toml")]
-    Check,
-    /// Print the configuration as it is after flags and environment.
-    #[command(after_help = "Example:\n  bftd config show --config /etc/bftd/bftd.toml")]
-    Show,
-}
 
 /// Why the program ends, and with which code.
 struct Failure {
@@ -108,34 +65,101 @@ fn main() -> ExitCode {
 }
 
 fn serve(path: &Path, overrides: &Overrides) -> Result<(), Failure> {
-    start_logging();
+    // Nothing that the daemon makes is open to others for an instant; the admin socket is opened to its group then.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let level = logging::start();
     doctor::raise_file_limit();
-    let config = Config::load(path, overrides).map_err(Failure::configuration)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(Failure::runtime)?;
-    let result = runtime.block_on(async {
-        let (stop, stopped) = watch::channel(false);
-        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::runtime)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::runtime)?;
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            tracing::info!("stopping");
-            stop.send_replace(true);
-        });
-        node::run(&config, stopped).await.map_err(|error| {
-            if error.is_configuration() { Failure::configuration(error) } else { Failure::runtime(error) }
-        })
+    let served = Config::load(path, overrides).map_err(Failure::configuration).and_then(|config| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(Failure::runtime)?;
+        runtime.block_on(serve_until_told(config, level, path, overrides))
     });
-    if let Err(failure) = &result {
-        tracing::error!(reason = failure.text, "stopped");
+    if let Err(failure) = &served {
+        tracing::error!(message_id = logging::FAILED, reason = failure.text, "stopped");
+    }
+    served
+}
+
+async fn serve_until_told(
+    config: Config,
+    level: Level,
+    path: &Path,
+    overrides: &Overrides,
+) -> Result<(), Failure> {
+    level.set(config.log.filter().map_err(Failure::configuration)?);
+    let (stop, stopped) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::runtime)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(Failure::runtime)?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!(message_id = logging::STOPPING, "stopping");
+        stop.send_replace(true);
+    });
+    let reloading = Reloading {
+        path: path.to_owned(),
+        overrides: overrides.clone(),
+        started_with: config.clone(),
+        level,
+    };
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            reloading.reload();
+        }
+    });
+    let pulse = Arc::new(Pulse::default());
+    let supervised = supervision::is_supervised().then(|| {
+        let socket = config.admin.socket.clone();
+        tokio::spawn(supervision::supervise(socket, Arc::clone(&pulse), stopped.clone()))
+    });
+    let result = node::run(&config, pulse, stopped).await.map_err(|error| {
+        if error.is_configuration() { Failure::configuration(error) } else { Failure::runtime(error) }
+    });
+    if let Some(supervised) = supervised {
+        supervised.abort();
     }
     result
+}
+
+/// What a SIGHUP needs.
+struct Reloading {
+    path: PathBuf,
+    overrides: Overrides,
+    /// What the rest of the daemon goes by until it is restarted.
+    started_with: Config,
+    level: Level,
+}
+
+impl Reloading {
+    /// Reads the configuration again, and goes by as much of it as it can. One with a mistake changes nothing.
+    fn reload(&self) {
+        let read = Config::load(&self.path, &self.overrides)
+            .and_then(|config| config.log.filter().map(|filter| (config, filter)));
+        match read {
+            Ok((config, filter)) => {
+                self.level.set(filter);
+                tracing::info!(
+                    message_id = logging::RELOADED,
+                    level = config.log.level,
+                    "read the configuration again"
+                );
+                let left = self.started_with.needing_restart(&config);
+                if !left.is_empty() {
+                    let keys = left.join(", ");
+                    tracing::warn!(keys, "these keys have changed, and are read only at the next start");
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the configuration can't be used; the daemon goes on with what it had");
+            }
+        }
+    }
 }
 
 fn identity(path: &Path, overrides: &Overrides) -> Result<(), Failure> {
@@ -179,21 +203,4 @@ fn config(path: &Path, overrides: &Overrides, command: &ConfigCommand) -> Result
         }
     }
     Ok(())
-}
-
-/// To the journal when systemd has connected us to it, else to standard error.
-fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let registry = tracing_subscriber::registry().with(filter);
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
-    match journal {
-        Some(journal) => registry.with(journal).init(),
-        None => {
-            let stderr = tracing_subscriber::fmt::layer()
-                .with_writer(std::io::stderr)
-                .with_ansi(std::io::stderr().is_terminal())
-                .with_target(false);
-            registry.with(stderr).init();
-        }
-    }
 }

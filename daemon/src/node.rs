@@ -38,12 +38,14 @@ use crate::{
     faults::Faults,
     forming::{self, FileError, Forming, Front, GENESIS_FILE},
     identity::{Identity, IdentityError},
+    logging,
     outlet::Outlet,
     peers::{Frame, Peers, Progress, TELL_EVERY, now_ms},
     service::NodeService,
     serving::Lacking,
     state::{StateError, StateStore},
     store::{Cluster, DataDir, LogReader, LogStore, LogWriter, StoreError},
+    supervision::Pulse,
     transport::{Deliver, Lane, Transport, TransportConfig, TransportError},
 };
 
@@ -174,23 +176,31 @@ impl NodeError {
 }
 
 /// Runs a daemon until `stop` is set or something breaks: at first without a cluster, if it has none, then as a member.
+/// Its driver, once there is one, beats `pulse`.
 ///
 /// # Errors
 /// See [`NodeError`].
-pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(), NodeError> {
+pub async fn run(
+    config: &Config,
+    pulse: Arc<Pulse>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), NodeError> {
     let configured = read_genesis(config)?;
     let directory = DataDir::open(&config.node.data_dir)?;
     let identity = Arc::new(Identity::load_or_create(directory.path())?);
     let known = genesis_here(config, &directory, configured)?;
     let front = Arc::new(Front::default());
+    // Clients are served until the driver has done what they wait for.
+    let drained = watch::Sender::new(false);
     let admin = AdminServer::bind(&config.admin.socket)?;
     let Some((genesis, members)) = known else {
         let forming = Forming::start(&config.node, directory.path().to_owned(), Arc::clone(&identity))?;
         front.form(Arc::clone(&forming));
-        let admin = tokio::spawn(admin.serve(Arc::clone(&front), stop.clone()));
+        let admin = tokio::spawn(admin.serve(Arc::clone(&front), drained.subscribe()));
         let genesis = tokio::select! {
             genesis = forming.finish() => genesis,
             _ = stop.wait_for(|stop| *stop) => {
+                drained.send_replace(true);
                 let _ = admin.await;
                 return Ok(());
             }
@@ -204,11 +214,25 @@ pub async fn run(config: &Config, mut stop: watch::Receiver<bool>) -> Result<(),
             members,
             &front,
             Admin::Serving(admin),
+            drained,
+            pulse,
             stop,
         )
         .await;
     };
-    run_member(config, directory, &identity, genesis, members, &front, Admin::Bound(admin), stop).await
+    run_member(
+        config,
+        directory,
+        &identity,
+        genesis,
+        members,
+        &front,
+        Admin::Bound(admin),
+        drained,
+        pulse,
+        stop,
+    )
+    .await
 }
 
 /// The admin socket, which is served once there is something to say.
@@ -230,6 +254,8 @@ async fn run_member(
     members: Arc<Membership>,
     front: &Arc<Front>,
     admin: Admin,
+    drained: watch::Sender<bool>,
+    pulse: Arc<Pulse>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), NodeError> {
     let key = identity.public_key();
@@ -308,7 +334,14 @@ async fn run_member(
     let outlet = Arc::new(Outlet::new(me, &members, Arc::clone(&transport), Arc::clone(&faults)));
     let lacking = Arc::new(Lacking::default());
     let serving = tokio::spawn(Arc::clone(&lacking).serve(log_reader, Arc::clone(&outlet), internal));
-    tracing::info!(cluster = genesis.name, node = me.0, %listen, socket = %config.admin.socket.display(), "started");
+    tracing::info!(
+        message_id = logging::STARTED,
+        cluster = genesis.name,
+        node = me.0,
+        %listen,
+        socket = %config.admin.socket.display(),
+        "started"
+    );
 
     let telling = Telling {
         transport: Arc::clone(&transport),
@@ -334,7 +367,7 @@ async fn run_member(
     let around = Surroundings { directory: directory.path().to_owned(), transport: Arc::clone(&transport) };
     front.serve_member(service, around);
     let admin = match admin {
-        Admin::Bound(admin) => tokio::spawn(admin.serve(Arc::clone(front), stop.clone())),
+        Admin::Bound(admin) => tokio::spawn(admin.serve(Arc::clone(front), drained.subscribe())),
         Admin::Serving(admin) => admin,
     };
     let parts = Parts {
@@ -350,6 +383,7 @@ async fn run_member(
         status: status_sender,
         peers,
         evidence: evidence_sender,
+        pulse,
     };
     let driver = tokio::spawn(Driver::new(parts).run(event_receiver, internal_receiver, stop.clone()));
     let result = driver.await.map_err(|_| DriverError::ThreadEnded)?;
@@ -361,6 +395,7 @@ async fn run_member(
     if result.is_ok() {
         // The driver also ends on its own when nobody can send it anything any more.
         let _ = stop.wait_for(|stop| *stop).await;
+        drained.send_replace(true);
         let _ = admin.await;
     } else {
         admin.abort();
@@ -485,7 +520,13 @@ impl Deliver for Inbound {
                 let corrupt = self.peers.count(from, false);
                 // A peer must not fill the log: the 1st, 2nd, 4th, 8th … is told.
                 if corrupt.is_power_of_two() {
-                    tracing::warn!(peer = from.0, corrupt, why, "dropped a corrupt message");
+                    tracing::warn!(
+                        message_id = logging::CORRUPT,
+                        peer = from.0,
+                        corrupt,
+                        why,
+                        "dropped a corrupt message"
+                    );
                 }
             }
         }

@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     admin::{ADMIN_GROUP, PeerCredentials, Service},
     control::Control,
-    driver::{Event, Executed},
+    driver::{Event, Executed, Refused},
     faults::Faults,
     forming,
     peers::{Peers, now_ms},
@@ -129,7 +129,8 @@ impl NodeService {
         self.tell_driver(Event::Change(operation.encode(), client, trace))?;
         match done.await {
             Ok(Ok(executed)) => Ok(executed),
-            Ok(Err(_)) => Err(Failure::Busy),
+            Ok(Err(Refused::Full)) => Err(Failure::Busy),
+            Ok(Err(Refused::Closing)) => Err(Failure::Closing),
             Err(_) => Err(Failure::Stopping),
         }
     }
@@ -178,7 +179,7 @@ impl NodeService {
     fn tell_driver(&self, event: Event) -> Result<(), Failure> {
         self.events.try_send(event).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Failure::Busy,
-            mpsc::error::TrySendError::Closed(_) => Failure::Stopping,
+            mpsc::error::TrySendError::Closed(_) => Failure::Closing,
         })
     }
 

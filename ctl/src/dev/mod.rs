@@ -1,8 +1,10 @@
 //! `dev`: a cluster of real daemons on this machine, without root.
 //!
 //! - `layout`: what is where, and how it comes about.
+//! - `compose`: the same as containers.
 //! - `process`: daemons as processes: started, recognised, signalled.
 
+mod compose;
 mod layout;
 mod process;
 
@@ -24,8 +26,8 @@ use crate::{
     failure::{Code, Ended, Failure},
     render,
     session::Session,
-    status,
 };
+use compose::Compose;
 use layout::{Layout, Node};
 pub(crate) use process::find_bftd;
 use process::{Daemon, Signal};
@@ -84,6 +86,7 @@ enum DevCommand {
     /// Let frozen nodes go on (SIGCONT)
     #[command(after_help = "Example:\n  bftctl dev resume 2")]
     Resume(Numbers),
+    Compose(Compose),
     /// Stop all nodes, and delete the cluster with its data
     #[command(after_help = "Example:\n  bftctl dev wipe --yes")]
     Wipe,
@@ -98,6 +101,9 @@ struct Numbers {
 
 impl Dev {
     pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
+        if let DevCommand::Compose(compose) = self.command {
+            return compose.run(session, self.dir);
+        }
         let root = match self.dir {
             Some(dir) => dir,
             None => default_directory()?,
@@ -143,6 +149,7 @@ impl Dev {
                 signal(session, &root, &numbers.nodes, Signal::CONT, "running").await?;
             }
             DevCommand::Wipe => wipe(session, &root).await?,
+            DevCommand::Compose(_) => {}
         }
         Ok(Code::Ok)
     }
@@ -236,7 +243,7 @@ async fn wait_up(
             let said = ask(node, &mut client).await;
             let missing = match said {
                 Ok(said) if is_enough(&said) => break,
-                Ok(said) => format!("it says that the cluster is {}", status::word(said.cluster.state)),
+                Ok(said) => format!("it says that the cluster is {}", said.cluster.state.word()),
                 Err(why) => why,
             };
             if Instant::now() >= deadline {

@@ -25,7 +25,6 @@ use crate::{
     failure::{Code, Ended, Failure},
     render::{self, printable},
     session::Session,
-    status,
 };
 
 /// How often we look whether something has happened.
@@ -377,7 +376,7 @@ async fn finish(session: &mut Session, client: &Client, formed: &Forming) -> Res
     match session.options.output() {
         Output::Json => {
             render::json(&json!({ "event": "formed", "cluster": { "name": cluster.name, "id": cluster.id,
-            "fingerprint": fingerprint, "n": cluster.n, "f": cluster.f, "state": status::word(cluster.state) }, "self": status.me }))?
+            "fingerprint": fingerprint, "n": cluster.n, "f": cluster.f, "state": cluster.state.word() }, "self": status.me }))?
         }
         Output::Value => render::line(&fingerprint)?,
         Output::Table => {

@@ -137,6 +137,14 @@ impl Shared {
     }
 
     /// Fails everything that waits, now and later.
+    /// Tells all who wait that they have failed for the same reason.
+    fn answer_all(&self, why: &Failure) {
+        for waiting in std::mem::take(&mut self.state().waiting).into_values() {
+            // Whoever waited may have given up.
+            let _ = waiting.send(Response::Failed(why.clone()));
+        }
+    }
+
     fn break_off(&self, why: &str) {
         let mut state = self.state();
         state.broken.get_or_insert_with(|| why.to_owned());
@@ -479,7 +487,12 @@ fn unexpected(response: Response) -> Error {
 async fn read_replies(mut stream: OwnedReadHalf, mut buffer: BytesMut, shared: Arc<Shared>) {
     let why = loop {
         match frame::read::<Reply>(&mut stream, &mut buffer).await {
-            Ok(Some(Reply { id: CONNECTION, response: Response::Failed(why) })) => break why.to_string(),
+            Ok(Some(Reply { id: CONNECTION, response: Response::Failed(why) })) => {
+                if why == Failure::Closing {
+                    shared.answer_all(&why);
+                }
+                break why.to_string();
+            }
             Ok(Some(reply)) => {
                 let waiting = shared.state().waiting.remove(&reply.id);
                 if let Some(waiting) = waiting {
@@ -509,8 +522,8 @@ async fn write_calls(mut stream: OwnedWriteHalf, shared: Arc<Shared>) {
             shared.news.notified().await;
             continue;
         }
-        if let Err(error) = stream.write_all(&out).await {
-            shared.break_off(&error.to_string());
+        if stream.write_all(&out).await.is_err() {
+            // The daemon has closed the connection. Its last words may be unread: who reads them breaks off.
             return;
         }
         out.clear();

@@ -7,7 +7,7 @@
 use bftd_core::{
     evidence::Evidence,
     kv::{Entry, Listing, Operation, Outcome, Query, Refusal},
-    membership::Membership,
+    membership::{Faults, Membership},
     protocol::Protocol,
 };
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ pub const MAX_FRAME: usize = 16 << 20;
 /// The version of this protocol: both sides must speak the same.
 pub const VERSION: u32 = 1;
 /// A reply of this number concerns no call but the connection, which the daemon closes after it. Calls have others.
+/// With [`Failure::Closing`] it also says that no call without an answer was read.
 pub const CONNECTION: u64 = 0;
 /// What every greeting begins with.
 pub const MAGIC: [u8; 8] = *b"bftdctl\0";
@@ -355,6 +356,9 @@ pub enum Failure {
     /// A cluster is not formed, or not as was asked.
     #[error(transparent)]
     Forming(#[from] FormFailure),
+    /// The daemon is stopping, and takes nothing any more.
+    #[error("the daemon is stopping; nothing was done")]
+    Closing,
 }
 
 /// The cluster as one daemon sees it.
@@ -415,6 +419,41 @@ pub enum Health {
     NoQuorum,
     /// The daemon belongs to no cluster yet.
     Uninitialised,
+}
+
+impl Health {
+    /// As people and scripts read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "HEALTHY",
+            Self::Degraded => "DEGRADED",
+            Self::NoQuorum => "NO QUORUM",
+            Self::Uninitialised => "UNINITIALISED",
+        }
+    }
+}
+
+impl Status {
+    /// What follows the cluster's name and state in the line that says how it is. Names in it are as they came.
+    pub fn summary(&self) -> String {
+        let ClusterStatus { n, tolerates, term, leader, committed, .. } = &self.cluster;
+        let reachable = self.members.iter().filter(|member| member.reachable).count();
+        // Who withstands crashes alone is not to be taken for more.
+        let what = match (self.cluster.protocol.row().faults, *tolerates) {
+            (Faults::Byzantine, 1) => "fault",
+            (Faults::Byzantine, _) => "faults",
+            (Faults::Crash, 1) => "crash",
+            (Faults::Crash, _) => "crashes",
+        };
+        let leader = self
+            .members
+            .iter()
+            .find(|member| member.id == *leader)
+            .map_or_else(|| leader.to_string(), |leader| leader.name.clone());
+        format!(
+            "{reachable}/{n} members, tolerates {tolerates} {what} · term {term} · leader {leader} · block {committed}"
+        )
+    }
 }
 
 /// One member as the answering daemon sees it.

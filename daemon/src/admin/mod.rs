@@ -31,6 +31,7 @@ use tokio::{
     net::UnixListener,
     sync::{Semaphore, watch},
     task::JoinSet,
+    time::timeout,
 };
 
 /// How many connections are served at once.
@@ -45,6 +46,8 @@ pub const GREETING_DEADLINE: Duration = Duration::from_secs(5);
 pub const FRAME_DEADLINE: Duration = Duration::from_secs(10);
 /// For how long a client may take nothing of the answers that wait for it.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long clients are still sent their answers once the daemon is to stop.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// The longest path that a Unix socket can have, in bytes.
 const LONGEST_PATH: usize = 107;
 /// Owner and group may connect.
@@ -179,7 +182,7 @@ impl AdminServer {
         Ok(Self { listener, file, limits: Limits::default() })
     }
 
-    /// Serves clients until `stop` is set.
+    /// Serves clients until `stop` is set, and then writes the answers that are there, for half a second at most.
     pub async fn serve<S: Service>(self, service: Arc<S>, mut stop: watch::Receiver<bool>) {
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let mut sessions = JoinSet::new();
@@ -196,10 +199,10 @@ impl AdminServer {
             match accepted {
                 Ok((stream, _)) => {
                     let service = Arc::clone(&service);
-                    let limits = self.limits;
+                    let (limits, closing) = (self.limits, stop.clone());
                     sessions.spawn(async move {
                         let _place = place;
-                        session::serve(stream, service, limits).await;
+                        session::serve(stream, service, limits, closing).await;
                     });
                 }
                 Err(error) => {
@@ -209,6 +212,8 @@ impl AdminServer {
                 }
             }
         }
+        // Who is not done by then is cut off below.
+        let _ = timeout(FAREWELL, async { while sessions.join_next().await.is_some() {} }).await;
         sessions.shutdown().await;
         drop(self.file);
     }

@@ -20,6 +20,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     time::{Instant, sleep_until, timeout},
 };
 
@@ -30,9 +31,14 @@ const WRITE_AT: usize = 256 << 10;
 /// A buffer that grew larger is given back once it is written.
 const KEPT: usize = 1 << 20;
 
-/// Serves a connection until its client closes it or misbehaves.
-pub(super) async fn serve<S: Service>(stream: UnixStream, service: Arc<S>, limits: Limits) {
-    match converse(stream, &*service, limits).await {
+/// Serves a connection until its client closes it or misbehaves, or until `closing` is set and all is answered.
+pub(super) async fn serve<S: Service>(
+    stream: UnixStream,
+    service: Arc<S>,
+    limits: Limits,
+    closing: watch::Receiver<bool>,
+) {
+    match converse(stream, &*service, limits, closing).await {
         Ok(()) => {}
         // A client that is killed breaks its connection: that is no news.
         Err(FrameError::Io(error)) => tracing::debug!(%error, "a client's connection broke"),
@@ -40,7 +46,12 @@ pub(super) async fn serve<S: Service>(stream: UnixStream, service: Arc<S>, limit
     }
 }
 
-async fn converse<S: Service>(stream: UnixStream, service: &S, limits: Limits) -> Result<(), FrameError> {
+async fn converse<S: Service>(
+    stream: UnixStream,
+    service: &S,
+    limits: Limits,
+    closing: watch::Receiver<bool>,
+) -> Result<(), FrameError> {
     let credentials = stream.peer_cred()?;
     let peer = PeerCredentials { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
     let (mut reader, mut writer) = stream.into_split();
@@ -53,7 +64,8 @@ async fn converse<S: Service>(stream: UnixStream, service: &S, limits: Limits) -
     timeout(limits.greeting, greeting).await.map_err(|_| late)??;
 
     let mut output = Output::default();
-    let ended = answer_calls(&mut reader, &mut writer, input, &mut output, peer, service, limits).await;
+    let party = Party { peer, service, limits, closing };
+    let ended = answer_calls(&mut reader, &mut writer, input, &mut output, party).await;
     match &ended {
         Ok(()) | Err(FrameError::Io(_) | FrameError::Late { what: TAKING, .. }) => {}
         Err(broken_rule) => {
@@ -66,6 +78,15 @@ async fn converse<S: Service>(stream: UnixStream, service: &S, limits: Limits) -
     ended
 }
 
+/// Who is served, by whom, within what limits and for how long.
+struct Party<'a, S> {
+    peer: PeerCredentials,
+    service: &'a S,
+    limits: Limits,
+    /// Set when the daemon stops: no more calls are read then, and the connection ends when all are answered.
+    closing: watch::Receiver<bool>,
+}
+
 /// What a client that is sent answers owes us.
 const TAKING: &str = "the taking of answers";
 
@@ -76,10 +97,10 @@ async fn answer_calls<S: Service>(
     writer: &mut OwnedWriteHalf,
     mut input: BytesMut,
     output: &mut Output,
-    peer: PeerCredentials,
-    service: &S,
-    limits: Limits,
+    party: Party<'_, S>,
 ) -> Result<(), FrameError> {
+    let Party { peer, service, limits, mut closing } = party;
+    let (mut is_closing, mut has_taken_leave) = (false, false);
     let mut answers = FuturesUnordered::new();
     let mut bytes_in_flight = 0;
     // When the frame that is not complete yet began to come. Time in which we don't read doesn't count.
@@ -92,7 +113,7 @@ async fn answer_calls<S: Service>(
                 break false;
             }
             let before = input.len();
-            let Some(call) = frame::take::<Call>(&mut input)? else { break true };
+            let Some(call) = frame::take::<Call>(&mut input)? else { break !is_closing };
             let bytes = before - input.len();
             bytes_in_flight += bytes;
             begun = None;
@@ -100,6 +121,13 @@ async fn answer_calls<S: Service>(
                 (Reply { id: call.id, response: service.handle(peer, call.request).await }, bytes)
             });
         };
+        if is_closing && answers.is_empty() && !has_taken_leave {
+            has_taken_leave = true;
+            output.add(Reply { id: CONNECTION, response: Response::Failed(Failure::Closing) });
+        }
+        if has_taken_leave && output.is_empty() {
+            return Ok(());
+        }
         if input.is_empty() || !may_take {
             begun = None;
         } else {
@@ -123,6 +151,7 @@ async fn answer_calls<S: Service>(
                 output.written(count?);
                 stuck = None;
             }
+            _ = closing.wait_for(|closing| *closing), if !is_closing => is_closing = true,
             count = frame::fill(reader, &mut input), if may_take => {
                 if count? == 0 {
                     return Ok(());

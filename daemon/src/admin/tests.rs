@@ -232,7 +232,7 @@ async fn more_connections_than_places_wait() {
     let _second = Client::connect(&running.path()).await.unwrap();
     let path = running.path();
     let mut third = tokio::spawn(async move { Client::connect(&path).await });
-    assert!(tokio::time::timeout(Duration::from_millis(200), &mut third).await.is_err(), "no place yet");
+    assert!(timeout(Duration::from_millis(200), &mut third).await.is_err(), "no place yet");
     drop(first);
     third.await.unwrap().unwrap();
 }
@@ -272,6 +272,26 @@ async fn what_is_out_of_bounds_is_refused_before_it_is_sent() {
         assert!(matches!(put, Err(Error::Failed(Failure::Refused(_)))), "{put:?}");
     }
     assert_eq!(running.fake.handled.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_daemon_that_stops_answers_what_it_has_read_and_says_that_it_read_no_more() {
+    let running = Running::start();
+    let client = Client::connect(&running.path()).await.unwrap();
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { client.put("k".into(), "v".into(), Expect::Anything).await }
+    });
+    while running.fake.handled.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    running.stop.send_replace(true);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let unread = client.delete("k".into()).await;
+    assert!(matches!(unread, Err(Error::Failed(Failure::Closing))), "{unread:?}");
+    assert!(slow.await.unwrap().is_ok(), "it was under way, and is answered");
+    assert_eq!(running.fake.handled.load(Ordering::SeqCst), 1);
+    running.task.await.unwrap();
 }
 
 /// A change that no daemon can have got is not of unknown outcome.

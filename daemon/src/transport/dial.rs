@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{
     CloseCode, Counted, Lane, Shared, frame,
+    notice::Notice,
     peer::{Peer, is_confirmed},
     settings::DIAL_DEADLINE,
 };
@@ -45,7 +46,13 @@ pub(super) async fn keep_dialling(
     endpoint: Endpoint,
     config: ClientConfig,
 ) {
-    let mut state = State { peer: peer.id, wait: FIRST_WAIT, logged: None };
+    let mut state = State {
+        peer: peer.id,
+        wait: FIRST_WAIT,
+        logged: None,
+        failures: Notice::default(),
+        successes: Notice::default(),
+    };
     loop {
         match dial(&shared, &peer, &endpoint, config.clone()).await {
             Ok(connection) => {
@@ -141,7 +148,7 @@ async fn write_lane(peer: &Peer, lane: Lane, mut stream: SendStream) -> WriteErr
 fn note_refusal(shared: &Shared, peer: &Peer, error: &ConnectionError) {
     let warn = |counted: &Counted, reason: &str| {
         counted.count(|left_out| {
-            tracing::warn!(peer = %peer.id, address = %peer.address, left_out, "not connected: {reason}");
+            tracing::warn!(peer = peer.id.0, address = %peer.address, left_out, "not connected: {reason}");
         });
     };
     match error {
@@ -211,6 +218,9 @@ struct State {
     wait: Duration,
     /// The failure that was logged last, and when.
     logged: Option<(Instant, String)>,
+    /// A peer that comes and goes must not fill the log.
+    failures: Notice,
+    successes: Notice,
 }
 
 impl State {
@@ -219,13 +229,17 @@ impl State {
         let known =
             self.logged.as_ref().is_some_and(|(at, last)| last == reason && at.elapsed() < REPEAT_LOG);
         if !known {
-            tracing::info!(peer = %self.peer, "no connection to this member: {reason}");
-            self.logged = Some((Instant::now(), reason.into()));
+            let (peer, logged) = (self.peer.0, &mut self.logged);
+            self.failures.give(|left_out| {
+                tracing::info!(peer, left_out, "no connection to this member: {reason}");
+                *logged = Some((Instant::now(), reason.into()));
+            });
         }
     }
 
     fn succeeded(&mut self, address: SocketAddr) {
-        tracing::info!(peer = %self.peer, %address, "connected to this member");
+        let peer = self.peer.0;
+        self.successes.give(|left_out| tracing::info!(peer, %address, left_out, "connected to this member"));
         self.logged = None;
         self.wait = FIRST_WAIT;
     }

@@ -90,7 +90,7 @@ async fn serve<D: Deliver>(
         return;
     };
     peer.set_incoming(connection.clone());
-    tracing::debug!(peer = %peer.id, %address, "let in");
+    tracing::debug!(peer = peer.id.0, %address, "let in");
     if let Err(breach) = receive(peer, &connection, deliver).await {
         note_breach(peer, &connection, &breach);
     }
@@ -187,7 +187,7 @@ fn note_breach(peer: &Peer, connection: &Connection, breach: &Breach) {
     counter.fetch_add(1, Ordering::Relaxed);
     connection.close(code.into(), breach.to_string().as_bytes());
     peer.breach_notice.give(|left_out| {
-        tracing::warn!(peer = %peer.id, left_out, "closed a connection of this member, which sent {breach}");
+        tracing::warn!(peer = peer.id.0, left_out, "closed a connection of this member, which sent {breach}");
     });
 }
 

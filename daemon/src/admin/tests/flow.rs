@@ -78,7 +78,7 @@ async fn calls_are_read_while_answers_wait_to_be_taken() {
     for third in 0..3_u64 {
         let size = sizes[usize::try_from(third).unwrap()];
         let calls = gets(1 + third * count / 3..1 + (third + 1) * count / 3, size);
-        let sent = tokio::time::timeout(Duration::from_secs(5), stream.write_all(&calls)).await;
+        let sent = timeout(Duration::from_secs(5), stream.write_all(&calls)).await;
         sent.expect("the daemon goes on reading").unwrap();
     }
     let asked = settled(&socket.service.asked, 2000).await;
@@ -104,8 +104,7 @@ async fn a_client_that_takes_no_answers_is_disconnected() {
     assert!(asked < 100, "what is not taken is not gathered either: {asked}");
     let mut rest = Vec::new();
     // Closed with unread input, a Unix socket is reset: that is an end too.
-    let _ =
-        tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.expect("closed");
+    let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.expect("closed");
     assert!(rest.len() < 50 << 20, "it was not sent everything");
 }
 
