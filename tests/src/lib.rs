@@ -37,7 +37,12 @@ struct Node {
 impl Cluster {
     /// Starts `n` daemons, and waits until all say that the cluster is healthy.
     pub async fn start(n: u8) -> Self {
-        let mut cluster = Self::prepare(n);
+        Self::start_with(n, Protocol::default()).await
+    }
+
+    /// The same with another protocol.
+    pub async fn start_with(n: u8, protocol: Protocol) -> Self {
+        let mut cluster = Self::prepare(n, protocol);
         for id in 1..=n {
             cluster.spawn(id);
         }
@@ -46,7 +51,7 @@ impl Cluster {
     }
 
     /// Everything but the processes.
-    pub fn prepare(n: u8) -> Self {
+    pub fn prepare(n: u8, protocol: Protocol) -> Self {
         let directory =
             tempfile::Builder::new().prefix("bftd-test").tempdir().expect("a temporary directory");
         let mut members = Vec::new();
@@ -67,8 +72,7 @@ impl Cluster {
             members.push(Member { id: MemberId(id), name: format!("node{id}"), key, address });
             nodes.push(Node { home, process: None });
         }
-        let genesis =
-            Genesis { name: "test".to_owned(), protocol: Protocol::BftRaft, created_ms: 1, members };
+        let genesis = Genesis { name: "test".to_owned(), protocol, created_ms: 1, members };
         genesis::write(&directory.path().join("genesis.toml"), &genesis).expect("a genesis");
         Self { directory, nodes }
     }

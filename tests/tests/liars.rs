@@ -8,6 +8,7 @@ use std::{
 };
 
 use bftd_client::{Consistency, Error, Expect, Failure, FaultChange, Health, Operation, Step, Trace};
+use bftd_core::protocol::Protocol;
 use bftd_tests::{
     Cluster,
     load::{Load, assert_all_there},
@@ -246,7 +247,7 @@ async fn proofs_are_kept_over_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_allows_no_faults_takes_none_and_an_injected_crash_is_one() {
-    let mut cluster = Cluster::prepare(4);
+    let mut cluster = Cluster::prepare(4, Protocol::default());
     let config = cluster.home(2).join("bftd.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("enabled = true", "enabled = false")).unwrap();
