@@ -236,3 +236,18 @@ fn what_counts_otherwise_is_not_gone_over_to() {
     cluster.step(id(1), Input::Protocol(Protocol::Pbft));
     assert_eq!(cluster.status(1).next_protocol, Protocol::Raft);
 }
+
+#[test]
+fn a_leader_that_gathers_no_votes_owes_nobody_prepare_certificates() {
+    for protocol in [Protocol::Pbft, Protocol::Ccro] {
+        let mut cluster = Cluster::of(protocol, 4, false);
+        for _ in 0..20 {
+            cluster.submit(2, "x");
+            cluster.settle();
+        }
+        cluster.run(300);
+        for n in 1..=4 {
+            assert_eq!((cluster.status(n).suspecting, cluster.status(n).term), (None, Term(0)), "{protocol}");
+        }
+    }
+}

@@ -198,6 +198,7 @@ fn raft_takes_votes_from_their_voters_alone_and_accuses_nobody() {
     let replica = cluster.nodes[&id(1)].replica.as_ref().unwrap();
     assert_eq!(replica.evidence().count(), 0);
     assert_eq!(replica.status().committed.index, parent.index, "one vote is no majority");
+    assert!(!replica.status().catching_up, "nor a certificate of a block that it lacks");
     let proof = Evidence::of_votes(
         &vote(&cluster, 2, BallotKind::Commit, one),
         &vote(&cluster, 2, BallotKind::Commit, other),
