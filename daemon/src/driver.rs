@@ -51,6 +51,8 @@ const BEHIND: usize = 256;
 const AT_ONCE: usize = 512;
 /// How long a driver that is to stop waits for what its clients are waiting for.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long a leader that is to stop waits until another one leads. Where no quorum is there, none will.
+const HAND_OVER: Duration = Duration::from_millis(500);
 
 /// What comes to the driver from peers and clients.
 #[derive(Debug)]
@@ -138,8 +140,8 @@ pub struct Driver {
     reads: BTreeMap<ReadTicket, oneshot::Sender<()>>,
     next_read: u64,
     tracer: Tracer,
-    /// Until when it goes on for the sake of its clients, once it is to stop.
-    draining: Option<Instant>,
+    /// Since when it goes on only for the sake of its clients, and of who waits for a leader.
+    stopping: Option<Instant>,
 }
 
 /// A client's change that waits for a batch.
@@ -237,12 +239,13 @@ impl Driver {
             submitted: Vec::new(),
             reads: BTreeMap::new(),
             next_read: 0,
-            draining: None,
+            stopping: None,
         }
     }
 
     /// Runs until `stop` is set or something breaks. Then the log is flushed and the state made durable. Before that, clients
-    /// who wait for something get their answer, if it comes within `DRAIN`; new changes are refused meanwhile.
+    /// who wait for something get their answer, if it comes within `DRAIN`; new changes are refused meanwhile; and a leader
+    /// hands its term on.
     ///
     /// # Errors
     /// See [`DriverError`].
@@ -285,10 +288,11 @@ impl Driver {
             let is_full = self.parts.log.is_full() || self.parts.executor.behind() >= BEHIND;
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop), if self.draining.is_none() => {
-                    self.draining = Some(Instant::now() + DRAIN);
+                _ = stop.wait_for(|stop| *stop), if self.stopping.is_none() => {
+                    self.stopping = Some(Instant::now());
+                    self.step(Input::Leave);
                 }
-                () = at(self.draining) => return Ok(()),
+                () = at(self.stopping.map(|since| since + DRAIN)) => return Ok(()),
                 event = internal.recv() => {
                     self.on_internal(event.ok_or(DriverError::ThreadEnded)?)?;
                     while let Ok(event) = internal.try_recv() {
@@ -317,10 +321,18 @@ impl Driver {
             self.carry_out()?;
             self.show_status();
             self.parts.pulse.beat();
-            if self.draining.is_some() && self.is_drained() {
+            if let Some(since) = self.stopping
+                && self.is_drained()
+                && (!self.leads() || since.elapsed() >= HAND_OVER)
+            {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether this member leads, and there are others that could.
+    fn leads(&self) -> bool {
+        self.parts.members.n() > 1 && self.parts.replica.status().leader == self.parts.me
     }
 
     /// Whether no client waits for anything any more.
@@ -343,7 +355,7 @@ impl Driver {
                     self.step(Input::Message(from, message));
                 }
             }
-            Event::Change(_, client, _) if self.draining.is_some() => {
+            Event::Change(_, client, _) if self.stopping.is_some() => {
                 // The client may have gone away: then nobody wants to know.
                 let _ = client.send(Err(Refused::Closing));
             }

@@ -4,6 +4,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt, sync::atomic::Ordering, time::Duration};
 
+use bftd_client::Expect;
 use bftd_tests::{
     Cluster,
     load::{Load, assert_all_there},
@@ -30,6 +31,21 @@ async fn a_daemon_that_is_told_to_stop_leaves_no_client_in_doubt() {
     let acknowledged = load.finish().await;
     assert_eq!(unknown, 0, "who was answered knows, and who was refused knows that nothing happened");
     assert_all_there(&cluster, &acknowledged).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_told_to_stop_hands_its_term_on() {
+    let mut cluster = Cluster::start(4).await;
+    let leader = cluster.leader(1).await;
+    let follower = cluster.ids().find(|id| *id != leader).unwrap();
+    assert_eq!(cluster.stop(leader), Some(0), "{}", cluster.log(leader));
+    // Nobody had to wait for a leader that is gone: when it ended there was another one.
+    let status = cluster.status(follower).await.unwrap();
+    assert_ne!(status.cluster.leader, leader, "{status:?}");
+    let log = cluster.log(follower);
+    assert!(log.contains("it suspects its own term") && !log.contains("nothing was heard of it"), "{log}");
+    let client = cluster.client(follower).await.unwrap();
+    client.put("after".into(), "all".into(), Expect::Anything).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

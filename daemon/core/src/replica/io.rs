@@ -34,6 +34,8 @@ pub enum Input {
     /// The state machine has executed a request that sets the protocol. Comes after the block's [`Input::Executed`] or before, but
     /// in the order in which requests set it.
     Protocol(Protocol),
+    /// This member is about to stop. Where it leads it suspects itself from now on, so that the others don't wait for it in vain.
+    Leave,
 }
 
 /// The caller's name for a read.

@@ -130,6 +130,8 @@ pub struct Replica {
     /// What decides on routes in the current term, and what will in the next: where votes go is all in which they differ.
     protocol: Protocol,
     next_protocol: Protocol,
+    /// This member is about to stop: it leads no more.
+    leaving: bool,
     origin: Origin,
     pool: Pool,
     expected: Expected,
@@ -206,6 +208,7 @@ impl Replica {
             routing: Routing::default(),
             protocol,
             next_protocol: protocol,
+            leaving: false,
             origin: Origin::new(incarnation.next(), 1),
             pool: Pool::default(),
             expected: Expected::default(),
@@ -235,6 +238,10 @@ impl Replica {
             Input::Refused(from, count) => self.note_lapses(from, count),
             Input::Executed(block, state) => self.on_executed(block, state),
             Input::Protocol(protocol) => self.on_protocol(protocol),
+            Input::Leave => {
+                self.leaving = true;
+                self.tick_term();
+            }
         }
     }
 

@@ -201,6 +201,9 @@ impl Replica {
         if self.leads_given_up() {
             return Some("the cluster goes over to another protocol");
         }
+        if self.leaving && self.leader() == self.me() {
+            return Some("this member is about to stop");
+        }
         if self.leader() != self.me() {
             if self.leader_resigned() {
                 return Some("it suspects its own term");

@@ -549,3 +549,18 @@ fn an_outrun_origin_goes_above_what_the_chain_shows() {
     assert!(batch.incarnation > Incarnation(1));
     assert_eq!(batch.number, BatchNumber(1));
 }
+
+#[test]
+fn a_leader_that_is_about_to_stop_hands_its_term_on_at_once() {
+    let mut cluster = Cluster::new(4);
+    cluster.submit(2, "a");
+    cluster.settle();
+    cluster.step(id(1), Input::Leave);
+    cluster.run(300);
+    assert!((1..=4).all(|n| cluster.status(n).term == Term(1)), "long before a time-out");
+    // Who follows may leave, too: nobody minds.
+    cluster.step(id(4), Input::Leave);
+    cluster.submit(3, "b");
+    cluster.settle();
+    assert!((1..=4).all(|n| cluster.requests(n) == ["a", "b"] && cluster.status(n).term == Term(1)));
+}
