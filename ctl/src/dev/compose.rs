@@ -194,7 +194,7 @@ mod tests {
         let text = compose.text();
         for id in 1..=4 {
             assert!(text.contains(&format!("\n  node{id}:\n    <<: *node\n")), "{text}");
-            assert!(text.contains(&format!("          ipv4_address: 172.28.77.{}\n", 10 + id)), "{text}");
+            assert!(text.contains(&format!("        ipv4_address: 172.28.77.{}\n", 10 + id)), "{text}");
             assert!(text.contains(&format!("      - ./node{id}/data:/var/lib/bftd\n")), "{text}");
         }
         assert!(text.contains("\n  healthcheck:\n    test: ["), "{text}");

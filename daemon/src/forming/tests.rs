@@ -336,7 +336,8 @@ async fn a_flood_of_bad_joins_costs_a_bounded_amount_of_memory() {
     let before = resident_kib();
     flood(&invitation, 1_200).await;
     let grown = resident_kib().saturating_sub(before);
-    assert!(grown < 6 << 10, "1,200 bad joins left {grown} KiB behind");
+    // A connection that stayed would be some 50 KiB; tests beside this one take memory, too.
+    assert!(grown < 24 << 10, "1,200 bad joins left {grown} KiB behind");
     let state = inviter.forming.shared.state.lock().await;
     assert_eq!((state.here.len(), state.refused.len(), state.stored.len()), (0, REFUSALS, 0));
     drop(state);
