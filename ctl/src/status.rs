@@ -95,20 +95,20 @@ fn headline(status: &Status, paint: Paint) -> String {
         Health::NoQuorum | Health::Uninitialised => Paint::red,
     };
     let (dot, state, name) = (colour(paint, "●"), colour(paint, word(*state)), printable(name.as_bytes()));
-    let plural = if *tolerates == 1 { "" } else { "s" };
-    let faults = match status.cluster.protocol.row().faults {
-        Faults::Byzantine => "fault",
+    let faults = match (status.cluster.protocol.row().faults, *tolerates) {
+        (Faults::Byzantine, 1) => "fault",
+        (Faults::Byzantine, _) => "faults",
         // It is not to be taken for more.
-        Faults::Crash => "crash",
+        (Faults::Crash, 1) => "crash",
+        (Faults::Crash, _) => "crashes",
     };
-    let plural = if faults == "crash" && *tolerates != 1 { "es" } else { plural };
     let leader = status
         .members
         .iter()
         .find(|member| member.id == *leader)
         .map_or_else(|| leader.to_string(), |leader| printable(leader.name.as_bytes()).into_owned());
     format!(
-        "{dot} {name} {state} {reachable}/{n} members, tolerates {tolerates} {faults}{plural} · term {term} · leader {leader} · \
+        "{dot} {name} {state} {reachable}/{n} members, tolerates {tolerates} {faults} · term {term} · leader {leader} · \
          block {committed}"
     )
 }

@@ -355,6 +355,14 @@ pub enum Failure {
     /// A cluster is not formed, or not as was asked.
     #[error(transparent)]
     Forming(#[from] FormFailure),
+    /// What the cluster runs withstands no lie at all.
+    #[error("{protocol} withstands crashes alone, {fault} lies")]
+    CrashesOnly {
+        /// The name of the protocol.
+        protocol: String,
+        /// The fault that was asked for.
+        fault: String,
+    },
 }
 
 /// The cluster as one daemon sees it.
