@@ -98,7 +98,10 @@ impl Failure {
                 Refused::NoQuorum { .. } => Code::NoQuorum,
                 Refused::Refused(_) => Code::Usage,
                 Refused::Denied(_) | Refused::FaultsDisabled { .. } => Code::Denied,
-                Refused::UnknownFault(_) | Refused::BeyondF { .. } | Refused::NoSuchMember(_) => Code::Usage,
+                Refused::UnknownFault(_)
+                | Refused::BeyondF { .. }
+                | Refused::CrashesOnly { .. }
+                | Refused::NoSuchMember(_) => Code::Usage,
                 Refused::MemberSilent(_) | Refused::MemberUnclear(_) => Code::OutcomeUnknown,
                 Refused::MemberDown(_) => Code::Unreachable,
                 Refused::Uninitialised => Code::Uninitialised,
@@ -225,6 +228,9 @@ impl Failure {
             Refused::BeyondF { .. } => failure
                 .cause("with that many liars the cluster may stop, and must not be trusted")
                 .next("bftctl inject clear ends the other faults; --beyond-f does it all the same"),
+            Refused::CrashesOnly { .. } => failure
+                .cause("with one liar members may execute different blocks, and say nothing of it")
+                .next("--beyond-f to do it all the same, where no data matters"),
             Refused::NoSuchMember(_) => failure.next("bftctl status lists the members"),
             Refused::MemberSilent(_) => {
                 failure.next("bftctl inject ls shows what is injected there, bftctl status whether its daemon runs")
@@ -275,6 +281,11 @@ mod tests {
         assert_eq!(failed(Refused::MemberSilent(2)), 7);
         assert_eq!(failed(Refused::MemberUnclear(2)), 7);
         assert_eq!(failed(Refused::MemberDown(2)), 10);
+        let lie = Refused::CrashesOnly { protocol: "raft".to_owned(), fault: "equivocate".to_owned() };
+        let text = Failure::from(Error::Failed(lie.clone())).text();
+        assert!(text.starts_with("error: raft withstands crashes alone, equivocate lies\n"), "{text}");
+        assert!(text.contains("--beyond-f to do it all the same"), "{text}");
+        assert_eq!(failed(lie), 2);
     }
 
     #[test]

@@ -24,9 +24,9 @@ pub(crate) struct ShowProtocol {
 
 #[derive(Debug, Subcommand)]
 enum ProtocolCommand {
-    /// Go over to another protocol, with the next term, which begins soon; writes go on
+    /// Go over to another protocol, with the next term; writes go on
     #[command(
-        after_help = "Example:\n  bftctl protocol set ccro\n\nOnly among bft-raft, pbft and ccro: raft counts otherwise, and \
+        after_help = "Example:\n  bftctl protocol set ccro\n\nThe leader hands its term on when it has led it for ten time-outs (6 s). Only among bft-raft, pbft and ccro: raft counts otherwise, and \
                             withstands crashes alone. Takes root, the daemon's own user, or the group bftd-admin."
     )]
     Set {
@@ -46,7 +46,9 @@ struct Shown {
 #[derive(Serialize)]
 struct Set {
     protocol: String,
-    index: u64,
+    /// The block that says so; none where it was in force already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u64>,
     term: u64,
 }
 
@@ -82,6 +84,17 @@ pub(crate) fn words(cluster: &ClusterStatus) -> String {
 async fn set(session: &mut Session, protocol: Protocol) -> Result<Code, Ended> {
     let operation = Operation::SetProtocol { protocol };
     operation.check().map_err(|refusal| Failure::usage(refusal.to_string()))?;
+    let cluster = session.client().await?.status().await?.cluster;
+    if (cluster.protocol, cluster.next_protocol) == (protocol, protocol) {
+        match session.options.output() {
+            Output::Json => {
+                render::json(&Set { protocol: protocol.to_string(), index: None, term: cluster.term })?;
+            }
+            Output::Value => render::line(protocol.row().name)?,
+            Output::Table => render::line(&format!("already runs {protocol}"))?,
+        }
+        return Ok(Code::Ok);
+    }
     let changed = session.client().await?.execute(operation).await?;
     let Outcome::ProtocolSet { protocol, .. } = changed.outcome else {
         let outcome = format!("{:?}", changed.outcome);
@@ -91,7 +104,8 @@ async fn set(session: &mut Session, protocol: Protocol) -> Result<Code, Ended> {
     };
     match session.options.output() {
         Output::Json => {
-            render::json(&Set { protocol: protocol.to_string(), index: changed.index, term: changed.term })?
+            let (index, term) = (Some(changed.index), changed.term);
+            render::json(&Set { protocol: protocol.to_string(), index, term })?;
         }
         Output::Value => render::line(protocol.row().name)?,
         Output::Table => {

@@ -300,6 +300,10 @@ fn the_protocol_is_shown_and_set_within_what_is_possible() {
     assert_eq!(daemon.run(&["protocol", "-o", "value"]).ok(), "bft-raft\n");
     let set = daemon.run(&["protocol", "set", "pbft", "-o", "json"]).json();
     assert_eq!(set, json!({ "schema": "bftctl/v1", "protocol": "pbft", "index": 12, "term": 1 }));
+    assert_eq!(daemon.run(&["protocol", "set", "bft-raft", "-o", "value"]).ok(), "bft-raft\n");
+    assert_eq!(daemon.run(&["protocol", "set", "bft-raft"]).ok(), "already runs bft-raft\n");
+    let set = daemon.run(&["protocol", "set", "bft-raft", "-o", "json"]).json();
+    assert_eq!(set, json!({ "schema": "bftctl/v1", "protocol": "bft-raft", "term": 1 }));
     let refused = daemon.run(&["protocol", "set", "raft"]);
     assert_eq!(refused.code, 2);
     assert!(refused.stderr.contains("bft-raft, pbft and ccro"), "{}", refused.stderr);

@@ -274,10 +274,10 @@ impl NodeService {
     /// Whether one more faulty member is within what the cluster tolerates. Who is down is faulty; and where the protocol withstands
     /// crashes alone a liar is beyond all bounds.
     fn check_bound(&self, node: MemberId, fault: &str, beyond_f: bool) -> Result<(), Failure> {
-        let withstands_lies =
-            self.members.protocol().row().faults == bftd_core::membership::Faults::Byzantine;
+        let protocol = self.members.protocol();
+        let withstands_lies = protocol.row().faults == bftd_core::membership::Faults::Byzantine;
         if !withstands_lies && !beyond_f && fault.parse().is_ok_and(Fault::is_lie) {
-            return Err(Failure::BeyondF { faulty: 1, f: 0 });
+            return Err(Failure::CrashesOnly { protocol: protocol.to_string(), fault: fault.to_owned() });
         }
         let is_faulty =
             |id: &MemberId| *id == node || !self.peers.is_heard(*id) || !self.faults_of(*id).is_empty();

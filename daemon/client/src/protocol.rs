@@ -359,6 +359,14 @@ pub enum Failure {
     /// The daemon is stopping, and takes nothing any more.
     #[error("the daemon is stopping; nothing was done")]
     Closing,
+    /// What the cluster runs withstands no lie at all.
+    #[error("{protocol} withstands crashes alone, {fault} lies")]
+    CrashesOnly {
+        /// The name of the protocol.
+        protocol: String,
+        /// The fault that was asked for.
+        fault: String,
+    },
 }
 
 /// The cluster as one daemon sees it.

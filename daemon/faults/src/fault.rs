@@ -4,14 +4,15 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     Adversary, Liar, amnesia::Amnesia, bad_signature::BadSignature, censor::Censor, chance::Chance,
-    corrupt_vote::CorruptVote, crash_loop::CrashLoop, double_vote::DoubleVote,
-    duplicate_signer::DuplicateSigner, equivocate::Equivocate, forged_certificate::ForgedCertificate,
-    forged_evidence::ForgedEvidence, forged_tally::ForgedTally, forget::Forget, fork_parent::ForkParent,
-    future_terms::FutureTerms, hidden_lock::HiddenLock, impersonate::Impersonate, junk_batches::JunkBatches,
-    lossy::Lossy, low_new_term::LowNewTerm, lying_clock::LyingClock, lying_height::LyingHeight,
-    lying_reads::LyingReads, lying_sync::LyingSync, mutate::Mutate, oversized::Oversized, relabel::Relabel,
-    replay::Replay, selective_collector::SelectiveCollector, selective_send::SelectiveSend, silent::Silent,
-    silent_collector::SilentCollector, slow::Slow, together::Together, twin::Twin,
+    corrupt_vote::CorruptVote, crash_loop::CrashLoop, cry_late::CryLate, double_vote::DoubleVote,
+    duplicate_signer::DuplicateSigner, equivocate::Equivocate, flip_protocol::FlipProtocol,
+    forged_certificate::ForgedCertificate, forged_evidence::ForgedEvidence, forged_tally::ForgedTally,
+    forget::Forget, fork_parent::ForkParent, future_terms::FutureTerms, hidden_lock::HiddenLock,
+    impersonate::Impersonate, junk_batches::JunkBatches, lossy::Lossy, low_new_term::LowNewTerm,
+    lying_clock::LyingClock, lying_height::LyingHeight, lying_reads::LyingReads, lying_sync::LyingSync,
+    mutate::Mutate, oversized::Oversized, relabel::Relabel, replay::Replay,
+    selective_collector::SelectiveCollector, selective_send::SelectiveSend, silent::Silent,
+    silent_collector::SilentCollector, slow::Slow, split_routes::SplitRoutes, together::Together, twin::Twin,
     withhold_certificates::WithholdCertificates, wrong_state::WrongState,
 };
 
@@ -95,6 +96,12 @@ pub enum Fault {
     ForgedTally,
     /// `selective_collector.rs`
     SelectiveCollector,
+    /// `cry_late.rs`
+    CryLate,
+    /// `split_routes.rs`
+    SplitRoutes,
+    /// `flip_protocol.rs`
+    FlipProtocol,
 }
 
 /// What each is called, with an example where it takes a number.
@@ -137,6 +144,9 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::SilentCollector, "silent-collector"),
     (Fault::ForgedTally, "forged-tally"),
     (Fault::SelectiveCollector, "selective-collector"),
+    (Fault::CryLate, "cry-late"),
+    (Fault::SplitRoutes, "split-routes"),
+    (Fault::FlipProtocol, "flip-protocol"),
 ];
 
 /// Makes a liar misbehave. The same seed is the same behaviour.
@@ -185,6 +195,9 @@ pub fn adversary(fault: Fault, liar: Liar, seed: u64) -> Box<dyn Adversary> {
         Fault::SilentCollector => Box::new(SilentCollector::new(liar)),
         Fault::ForgedTally => Box::new(ForgedTally::new(liar, chance)),
         Fault::SelectiveCollector => Box::new(SelectiveCollector::new(liar, chance)),
+        Fault::CryLate => Box::new(CryLate::new(liar)),
+        Fault::SplitRoutes => Box::new(SplitRoutes::new(liar, chance)),
+        Fault::FlipProtocol => Box::new(FlipProtocol::new(liar, chance)),
     }
 }
 
@@ -194,9 +207,16 @@ impl Fault {
         matches!(self, Self::Amnesia | Self::CrashLoop)
     }
 
-    /// Whether it is a lie of a communication node: of use only where votes travel to one.
+    /// Whether it is a lie of a communication node, or about one: of use only where votes travel to one.
     pub fn is_of_collectors(self) -> bool {
-        matches!(self, Self::SilentCollector | Self::ForgedTally | Self::SelectiveCollector)
+        matches!(
+            self,
+            Self::SilentCollector
+                | Self::ForgedTally
+                | Self::SelectiveCollector
+                | Self::CryLate
+                | Self::SplitRoutes
+        )
     }
 
     /// Whether it says what is not so. Else it loses, delays or leaves out, as crashed machines and networks do.

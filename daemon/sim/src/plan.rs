@@ -197,7 +197,7 @@ impl Plan {
         let may_switch = matches!(options.protocol, Protocol::Pbft | Protocol::Ccro);
         let switches = if may_switch && random.random_bool(0.2) { random.random_range(1..=2) } else { 0 };
         let lossy_links = links.filter(|_| all_links || random.random_bool(0.3)).collect();
-        Self {
+        let drawn = Self {
             timing,
             chaos_us: random.random_range(200_000..1_600_000),
             writes: random.random_range(1..=10),
@@ -231,7 +231,16 @@ impl Plan {
             one_way: random.random_bool(0.4),
             skew_ms: if random.random_bool(0.2) { 500 } else { 0 },
             liars,
-        }
+        };
+        drawn.switched_later(options, random)
+    }
+
+    /// What came to be drawn later than the rest: from a stream of its own, so that seeds kept their meaning.
+    fn switched_later(self, options: &Options, random: &ChaCha8Rng) -> Self {
+        let mut random = random.clone();
+        random.set_stream(1);
+        let goes_over = options.protocol == Protocol::BftRaft && random.random_bool(0.1);
+        Self { switches: if goes_over { random.random_range(1..=2) } else { self.switches }, ..self }
     }
 }
 
@@ -244,7 +253,13 @@ fn draw_liars(options: &Options, random: &mut ChaCha8Rng) -> BTreeMap<MemberId, 
         return liars;
     }
     let has_collectors = options.protocol == Protocol::Ccro;
-    let all: Vec<_> = Fault::all().filter(|fault| has_collectors || !fault.is_of_collectors()).collect();
+    // Seeds of bft-raft are older than some liars, and keep their meaning.
+    let is_drawn = |fault: &Fault| match options.protocol {
+        Protocol::BftRaft | Protocol::Raft => !fault.is_of_collectors() && *fault != Fault::FlipProtocol,
+        Protocol::Pbft => !fault.is_of_collectors(),
+        Protocol::Ccro => true,
+    };
+    let all: Vec<_> = Fault::all().filter(is_drawn).collect();
     let of_collectors: Vec<_> = Fault::all().filter(|fault| fault.is_of_collectors()).collect();
     for number in 0..random.random_range(1..=f) {
         let fault = match (number, options.adversary, random.random_range(0..10)) {

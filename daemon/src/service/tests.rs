@@ -147,3 +147,15 @@ fn a_member_that_is_proved_to_lie_is_not_counted_on_but_an_old_proof_is_no_news(
     service.peers.note_proof(MemberId(4));
     assert_eq!((service.status().members[3].evidence, service.status().cluster.tolerates), (1, 0));
 }
+
+#[tokio::test]
+async fn where_crashes_alone_are_withstood_a_lie_is_refused_by_its_name() {
+    let (mut service, _directory) = service();
+    let genesis = Genesis { protocol: bftd_core::protocol::Protocol::Raft, ..service.genesis.clone() };
+    service.members = Arc::new(genesis.membership().unwrap());
+    hear(&service, &[(1, &[]), (3, &[]), (4, &[])]);
+    let lies = Failure::CrashesOnly { protocol: "raft".to_owned(), fault: "equivocate".to_owned() };
+    assert_eq!(inject(&service, 2, Some("equivocate"), false).await, Response::Failed(lies));
+    assert_eq!(inject(&service, 2, Some("slow"), false).await, Response::Injected);
+    assert_eq!(inject(&service, 2, Some("equivocate"), true).await, Response::Injected);
+}

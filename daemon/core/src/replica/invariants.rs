@@ -69,6 +69,7 @@ impl Replica {
             ("waiting appends", self.term.waiting.len(), span),
             ("sent appends", self.term.appends.len(), span),
             ("routes and awaited votes", self.routing.len(), 2 * 3 * span),
+            ("answers to late votes", self.routing.answers(), 2 * n),
             ("trust", self.routing.trust.len(), n),
             ("kept votes", self.term.votes.len(), 3 * span * n),
             ("own batches", self.origin.iter().count(), OWN_BATCHES),

@@ -6,12 +6,15 @@
 //!   broadcasts it at once; where votes go to everybody nobody needs to.
 //! - A vote that did not go to the leader is *awaited*: if no certificate comes within a few times what certificates took lately, at
 //!   most the resend time, it goes to every member as a [`Message::LateVote`], again after each resend time. Whoever knows more than
-//!   such a voter answers with its certificate. Later votes for that block go to everybody at once.
+//!   such a voter answers with its certificate, the same one to the same member once a resend time. Later votes for that block go to
+//!   everybody at once.
 //! - A route to nobody is one to the leader.
-//! - What becomes of a block counts for or against its communication node (`trust.rs`).
+//! - What becomes of a block counts for or against its communication node (`trust.rs`), with the leader that named it.
+//! - The row can be set by any member's operator, or by whoever has taken a member over. So a leader hands its term over to another row only when it has led it
+//!   for [`TIMEOUTS_LED`] time-outs: one that flips the row for ever costs a change of the term in such a time, and no more.
 //!
 //! Votes to the leader are not awaited: a leader that does not gather is suspected.
-//! What is kept: one entry a block in flight or committed lately, two votes a block, within the window.
+//! What is kept: one entry a block in flight or committed lately, two votes a block, within the window; two answers a member.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,6 +28,7 @@ use super::{
 };
 use crate::{
     ballot::{BallotKind, Vote},
+    block::BlockRef,
     certificate::Certificate,
     ids::{Index, MemberId},
     limits::{Timing, WINDOW},
@@ -42,6 +46,11 @@ const FIRST_SHARE: u64 = 2;
 const REMEMBERED: usize = 2 * WINDOW as usize;
 /// What is usual moves by this part of the difference.
 const SMOOTHING: u64 = 8;
+/// For how many time-outs a leader keeps its term although its row was given up.
+const TIMEOUTS_LED: u64 = 10;
+/// The same answer goes to a member again after this part of the resend time. Not the whole of it: the network brings what was
+/// sent so far apart closer together.
+const ANSWER_SHARE: u64 = 2;
 
 /// See the module's header.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +62,10 @@ pub(super) struct Routing {
     told: BTreeMap<Index, Told>,
     /// Votes whose certificate has not come.
     awaited: BTreeMap<(Index, BallotKind), Awaited>,
-    /// Blocks of the term that are committed; the newest [`REMEMBERED`].
+    /// As the leader: blocks of the term that are committed; the newest [`REMEMBERED`].
     judged: BTreeMap<Index, Told>,
+    /// What members that fell back were answered last, and when: one Commit certificate, and one of another kind, a member.
+    answered: BTreeMap<(MemberId, bool), (BlockRef, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -124,16 +135,37 @@ impl Routing {
         }
     }
 
-    /// A certificate of the term came from a member itself: it covers the blocks below.
-    fn note_served(&mut self, from: MemberId, index: Index) {
+    /// A certificate of the term came from a member itself: it covers the blocks below. Answers whether it is the first of its
+    /// block, from the block's communication node.
+    fn note_served(&mut self, from: MemberId, index: Index) -> bool {
+        let is_first =
+            self.told.get(&index).is_some_and(|told| told.route == Route::Member(from) && !told.is_served);
         for told in self.told.range_mut(..=index).map(|(_, told)| told) {
             told.is_served |= told.route == Route::Member(from);
         }
+        is_first
+    }
+
+    /// Whether a member that fell back is to get an answer: not the same again within some time.
+    fn may_answer(&mut self, to: MemberId, certificate: &Certificate, now_us: u64, every_us: u64) -> bool {
+        let (place, block) = ((to, certificate.is_commit()), certificate.block());
+        let is_due =
+            |(last, at_us): &(BlockRef, u64)| *last != block || now_us >= at_us.saturating_add(every_us);
+        let may_answer = self.answered.get(&place).is_none_or(is_due);
+        if may_answer {
+            self.answered.insert(place, (block, now_us));
+        }
+        may_answer
     }
 
     /// What is kept, for the invariants.
     pub fn len(&self) -> usize {
         self.told.len() + self.awaited.len() + self.judged.len()
+    }
+
+    /// How many answers are remembered, for the invariants.
+    pub fn answers(&self) -> usize {
+        self.answered.len()
     }
 
     /// A member has fallen back, of whom f may be liars.
@@ -183,7 +215,7 @@ impl Replica {
         }
     }
 
-    /// The cluster goes over to another protocol, with the next term: its leader suspects itself, so that it begins soon.
+    /// The cluster goes over to another protocol, with the next term: its leader suspects itself when it has led its own for a while.
     pub(super) fn on_protocol(&mut self, protocol: Protocol) {
         // Where the rows differ in more than routes the cluster stays with what it was made for.
         if self.members().protocol().may_become(protocol) {
@@ -192,9 +224,12 @@ impl Replica {
         }
     }
 
-    /// Whether this member leads a term of a protocol that was given up.
+    /// Whether this member leads a term of a protocol that was given up, and has for so long that it hands the term on.
     pub(super) fn leads_given_up(&self) -> bool {
-        self.leader() == self.me() && self.protocol != self.next_protocol
+        let led_us = self.now_us().saturating_sub(self.term.entered_us());
+        self.leader() == self.me()
+            && self.protocol != self.next_protocol
+            && led_us >= self.setup.timing.timeout_us.saturating_mul(TIMEOUTS_LED)
     }
 
     /// Whom the leader wants to have the votes for a block of its term.
@@ -278,7 +313,10 @@ impl Replica {
             } else {
                 self.safety.position().filter(is_known).cloned()
             };
-            if let Some(certificate) = news {
+            let (now_us, every_us) = (self.now_us(), self.setup.timing.resend_us / ANSWER_SHARE);
+            if let Some(certificate) = news
+                && self.routing.may_answer(from, &certificate, now_us, every_us)
+            {
                 self.send(To::Member(from), Message::Certificate(certificate));
             }
         }
@@ -290,8 +328,10 @@ impl Replica {
         match self.routing.told.get(&index).map(|told| told.route) {
             Some(Route::Everyone) => false,
             Some(Route::Member(node)) if node == self.me() => true,
-            // Who sends it votes may know more of what the leader wants.
-            None => self.leader() == self.me() || !is_late,
+            // Who sends it votes may know more of what the leader wants. But where they go to everybody the Append is only late.
+            None => {
+                self.leader() == self.me() || !is_late && self.protocol.row().votes_to != VotesTo::Everyone
+            }
             Some(Route::Leader | Route::Member(_)) => self.leader() == self.me(),
         }
     }
@@ -311,18 +351,20 @@ impl Replica {
         if block.term != self.safety.term() || !matches!(self.routing.route(block.index), Route::Member(_)) {
             return;
         }
-        self.routing.note_served(from, block.index);
-        let signers: Vec<_> = certificate.signatures.iter().map(|(signer, _)| *signer).collect();
-        self.routing.trust.note_signers(self.setup.members.ids(), &signers);
+        if self.routing.note_served(from, block.index) && self.leader() == self.me() {
+            let signers: Vec<_> = certificate.signatures.iter().map(|(signer, _)| *signer).collect();
+            self.routing.trust.note_signers(self.setup.members.ids(), &signers);
+        }
     }
 
-    /// What is committed now is in flight no longer: says what it tells of the communication nodes.
+    /// What is committed now is in flight no longer: says what it tells of the communication nodes that this member named.
     pub(super) fn forget_routes(&mut self, committed: Index) {
         self.routing.awaited.retain(|(index, _), _| *index > committed);
+        let leads = self.leader() == self.me();
         let in_flight = self.routing.told.split_off(&committed.next());
         for (index, told) in std::mem::replace(&mut self.routing.told, in_flight) {
             if let Route::Member(node) = told.route
-                && node != self.me()
+                && leads
             {
                 self.routing.trust.note_service(node, told.service(self.members().f()));
                 self.routing.judged.insert(index, told);

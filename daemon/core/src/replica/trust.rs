@@ -12,13 +12,16 @@
 //!
 //! A block is **failed** if its certificates did not come from the node, or if more than f members had to fall back: some correct one
 //! among them was left out. So a node that serves the leader alone loses its trust like a silent one. Up to f that fall back may be liars, or
-//! may be left out by a liar: the block counts as **doubted**, and takes a sixteenth. A member that is proved to have lied has no
+//! may be left out by a liar: the block counts as **doubted**, and takes a sixteenth, down to [`DOUBTED`] and no further: a liar that
+//! falls back at every block must not sink honest nodes to where one that fails is. A member that is proved to have lied has no
 //! score. Whoever is not named gets better slowly, up to [`FORGIVEN`]: a bad day is forgotten after some hundred blocks, and a liar's
 //! second chance is as rare.
 //!
-//! The one named stays until another one is better by [`MARGIN`]. Deterministic; one score a member.
+//! The one named stays until another one is better by [`MARGIN`], or until it fails: then the next choice passes it over, whatever
+//! the others' scores are, as long as there is another. Deterministic; one score a member.
 //!
-//! Deviation: every member keeps scores, of what all leaders named, so that a new leader begins with what it saw as a follower.
+//! A member counts what it named itself, as the leader, and nothing else: only then does it know that all were told the same. A lying
+//! leader could tell the node another route than the voters, and every block would count against a node that did as it was told.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +31,8 @@ use crate::ids::MemberId;
 const FULL: u32 = 1000;
 /// How far service rises that is not tried.
 const FORGIVEN: u32 = 900;
+/// How far doubts alone take service down: not to where one failure does.
+const DOUBTED: u32 = 600;
 /// By how much another one must be better.
 const MARGIN: u32 = 100;
 /// What promptness counts, next to service: one part in so many.
@@ -71,17 +76,23 @@ pub(super) struct Trust {
     /// One a member at most.
     scores: BTreeMap<MemberId, Score>,
     named: Option<MemberId>,
+    /// Who failed since the last choice.
+    failed: Option<MemberId>,
 }
 
 impl Trust {
-    /// A block is committed whose votes a member was to gather.
+    /// A block is committed whose votes a member was to gather, because this member said so.
     pub fn note_service(&mut self, node: MemberId, service: Service) {
         let score = self.scores.entry(node).or_default();
         score.service = match service {
             Service::Served => score.service + (FULL - score.service).div_ceil(8),
-            Service::Doubted => score.service - score.service / 16,
+            Service::Doubted => score.service.min(DOUBTED).max(score.service - score.service / 16),
             Service::Failed => score.service / 2,
         };
+        if service == Service::Failed {
+            self.failed = Some(node);
+            self.named = self.named.filter(|named| *named != node);
+        }
         if service == Service::Served {
             let others = self.scores.iter_mut().filter(|(id, _)| **id != node);
             for (_, score) in others.filter(|(_, score)| score.service < FORGIVEN) {
@@ -104,11 +115,14 @@ impl Trust {
         self.scores.entry(id).or_default().has_lied = true;
     }
 
-    /// The best of some members; the first of those that are as good.
+    /// The best of some members; the first of those that are as good. Not one that has failed since the last choice, if there is
+    /// another.
     pub fn choose(&mut self, candidates: &[MemberId]) -> Option<MemberId> {
+        let failed = self.failed.take();
         let total = |id: MemberId| self.scores.get(&id).copied().unwrap_or_default().total();
         let named = self.named.filter(|id| candidates.contains(id));
-        let best = candidates.iter().copied().rev().max_by_key(|id| total(*id))?;
+        let eligible = |id: &MemberId| candidates.len() == 1 || Some(*id) != failed;
+        let best = candidates.iter().copied().filter(eligible).rev().max_by_key(|id| total(*id))?;
         let stays = named.filter(|named| total(*named) > 0 && total(best) < total(*named) + MARGIN);
         self.named = stays.or(Some(best));
         self.named
@@ -167,7 +181,59 @@ mod tests {
             trust.note_service(node, Service::Doubted);
         }
         assert_eq!(named.len(), 3, "they take turns");
-        assert!(FOUR.iter().all(|id| trust.scores[id].total() > 0));
+        assert!(FOUR.iter().all(|id| trust.scores[id].service >= DOUBTED));
+    }
+
+    /// How often a silent node is named in 5,000 blocks, while a voter falls back at all of them but each `mercy`-th.
+    fn failures_with_a_crier(mercy: Option<u32>) -> u32 {
+        const FIVE: [MemberId; 5] = [MemberId(2), MemberId(3), MemberId(4), MemberId(5), MemberId(6)];
+        let silent = MemberId(3);
+        let mut trust = Trust::default();
+        let mut failures = 0;
+        for block in 0..5_000 {
+            let node = trust.choose(&FIVE).unwrap();
+            let is_spared = mercy.is_some_and(|mercy| block % mercy == 0);
+            failures += u32::from(node == silent);
+            trust.note_service(
+                node,
+                match is_spared {
+                    _ if node == silent => Service::Failed,
+                    true => Service::Served,
+                    false => Service::Doubted,
+                },
+            );
+        }
+        failures
+    }
+
+    #[test]
+    fn a_liar_that_falls_back_at_every_block_does_not_make_a_silent_one_the_best() {
+        assert!(failures_with_a_crier(None) <= 2, "{}", failures_with_a_crier(None));
+        for mercy in 1..=20 {
+            let failures = failures_with_a_crier(Some(mercy));
+            assert!(failures <= 5_000 / 300, "{mercy}: {failures}");
+        }
+    }
+
+    #[test]
+    fn who_fails_is_passed_over_however_bad_the_others_are() {
+        let mut trust = after(&[]);
+        for node in [3, 4] {
+            for _ in 0..20 {
+                trust.note_service(MemberId(node), Service::Failed);
+            }
+        }
+        let mut failures = 0;
+        let mut last = None;
+        for _ in 0..200 {
+            let node = trust.choose(&FOUR).unwrap();
+            let fails = node == MemberId(2);
+            assert!(!fails || last != Some(node), "right after its failure");
+            failures += u32::from(fails);
+            trust.note_service(node, if fails { Service::Failed } else { Service::Served });
+            last = Some(node);
+        }
+        assert!((1..=3).contains(&failures), "{failures}");
     }
 
     #[test]

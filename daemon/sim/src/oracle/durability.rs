@@ -5,8 +5,8 @@
 //! - `term-vote-not-durable`: a TermVote that is not the one on disk, or a position whose blocks are not.
 //! - `term-not-durable`: a NewTerm or a proposal of a term that the leader's disk has not entered. After a crash it would
 //!   not know that it led the term, and would propose in it again.
-//! - `acceptance-not-durable`: where a position is a block that was accepted, and nobody's signatures show it: one that nobody has told
-//!   before, and that is not on the teller's disk.
+//! - `acceptance-not-durable`: where a position is a block that was accepted, and nobody's signatures show it: one that is not on the
+//!   teller's disk, in a TermVote or an answer to a reader of its own; elsewhere, one that nobody has told before either.
 //! - `incarnation-not-durable`: a batch of an incarnation that is not on disk.
 //! - `own-vote-not-durable`: the same as the first two for the sender's own signature in a certificate: a leader's vote
 //!   to itself travels in nothing else.
@@ -112,7 +112,7 @@ impl Durability {
         })
     }
 
-    /// A correct member tells that a block was accepted: by itself, or by who told it.
+    /// A correct member tells that a block was accepted: by itself, where it `is_own`, or else perhaps by who told it.
     ///
     /// # Errors
     /// `acceptance-not-durable`.
@@ -121,13 +121,18 @@ impl Durability {
         cast: &Cast,
         node: MemberId,
         block: BlockRef,
+        is_own: bool,
         durable: &Durable,
     ) -> Result<(), Violation> {
-        let is_told = !self.told.insert(block.digest);
-        require(is_told || locks(cast, durable, block), "acceptance-not-durable", || {
-            let position = durable.position.as_ref().map(|it| it.ballot.block);
-            format!("{node} tells that {block:?} was accepted, its disk holds {position:?}")
-        })
+        let is_told = !self.told.insert(block.digest) && !is_own;
+        require(
+            is_told || locks(cast, durable, block) || is_final(durable, block),
+            "acceptance-not-durable",
+            || {
+                let position = durable.position.as_ref().map(|it| it.ballot.block);
+                format!("{node} tells that {block:?} was accepted, its disk holds {position:?}")
+            },
+        )
     }
 
     /// A batch of the sender leaves.

@@ -4,7 +4,7 @@
 //! - `stuck`: at the end no correct member has work of its clients without an answer.
 //! - `apart`: at the end correct members have committed and executed the same.
 //! - `toppled`: when faults have stopped for [`GRACE_US`], a correct leader that has committed a block in its term keeps it,
-//!   although the liars go on.
+//!   although the liars go on. One that was asked to go over to another protocol keeps it for [`LED_US`].
 //! - `terms`: after faults stop, at most [`bound`] more terms pass.
 //! - `restless`: without a liar, nobody enters a term or suspects in the last [`QUIET_US`] (a suspicion is withdrawn
 //!   when what it waited for has committed).
@@ -13,9 +13,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bftd_core::{
+    block::Block,
     crypto::Digest,
     evidence::Evidence,
     ids::{MemberId, Term},
+    kv::Operation,
     message::Message,
     replica::Status,
 };
@@ -29,6 +31,10 @@ pub const QUIET_US: u64 = 1_000_000;
 /// How long what faults have left behind may topple leaders, when they have stopped: a few time-outs.
 pub const GRACE_US: u64 = 2_000_000;
 
+/// How long a leader keeps its term whatever protocol it is asked to go over to: ten of the shortest time-outs of the plans, less the
+/// time in which its entering the term becomes durable.
+pub const LED_US: u64 = 1_750_000;
+
 /// What was seen of progress.
 #[derive(Default)]
 pub struct Liveness {
@@ -41,6 +47,11 @@ pub struct Liveness {
     entered: BTreeMap<MemberId, u64>,
     /// The terms with a block that a correct member has executed.
     begun: BTreeSet<u64>,
+    /// Whether a block says that the protocol is to be another one.
+    is_switched: bool,
+    /// When the leader of each term said first that it has entered it, and which ones it has handed on long after that.
+    led_since_us: BTreeMap<u64, u64>,
+    handed_on: BTreeSet<u64>,
 }
 
 /// How many terms may pass after faults stop. With time-outs that double, all correct members come to share a term
@@ -58,9 +69,12 @@ impl Liveness {
         self.calm_us = at_us;
     }
 
-    /// A correct member has executed a block of a term.
-    pub fn executed(&mut self, term: Term) {
-        self.begun.insert(term.0);
+    /// A correct member has executed a block.
+    pub fn executed(&mut self, block: &Block) {
+        self.begun.insert(block.header().term.0);
+        let mut requests = block.batches().iter().flat_map(|batch| &batch.requests);
+        self.is_switched |=
+            requests.any(|request| matches!(Operation::decode(request), Ok(Operation::SetProtocol { .. })));
     }
 
     /// A correct member has executed a request that sets the protocol.
@@ -82,8 +96,15 @@ impl Liveness {
         match message {
             Message::Suspect(suspect) if suspect.signer == from => {
                 self.disturbed = Some((at_us, format!("{from} suspects term {}", suspect.term)));
+                let led_since_us = self.led_since_us.get(&suspect.term.0).copied().unwrap_or(0);
+                if cast.leads(suspect.term, from) && self.is_switched && at_us >= led_since_us + LED_US {
+                    self.handed_on.insert(suspect.term.0);
+                }
             }
             Message::EnterTerm(enter) if enter.vote.signer == from => {
+                if cast.leads(enter.vote.term, from) {
+                    self.led_since_us.entry(enter.vote.term.0).or_insert(at_us);
+                }
                 let newest = self.entered.values().max().copied().unwrap_or(0);
                 self.check_toppled(cast, at_us, newest, enter.vote.term)?;
                 let entered = self.entered.entry(from).or_default();
@@ -108,7 +129,8 @@ impl Liveness {
         let is_late = self.calm.is_some() && !cast.all_correct() && at_us > since_us + GRACE_US;
         let was_led = self.begun.contains(&newest)
             && cast.correct().iter().any(|leader| cast.leads(Term(newest), *leader));
-        require(!(is_late && was_led && entered.0 > newest), "toppled", || {
+        let is_kept = was_led && !self.handed_on.contains(&newest);
+        require(!(is_late && is_kept && entered.0 > newest), "toppled", || {
             format!("term {newest} of a correct leader is left for {entered}, long after all is calm")
         })
     }

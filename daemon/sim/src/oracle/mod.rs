@@ -110,7 +110,12 @@ impl Oracle {
         for certificate in certificates {
             self.saw(certificate)?;
             if !self.cast.prepares() && certificate.ballot.kind == BallotKind::Prepare {
-                self.durability.tell(&self.cast, from, certificate.ballot.block, durable)?;
+                let is_own = match message {
+                    Message::ReadAnswer(_) => true,
+                    Message::EnterTerm(enter) => enter.vote.signer == from,
+                    _ => false,
+                };
+                self.durability.tell(&self.cast, from, certificate.ballot.block, is_own, durable)?;
             }
             if certificate.signatures.iter().any(|(signer, _)| *signer == from) {
                 self.durability.vote(&self.cast, from, certificate.ballot, durable, true)?;
@@ -256,7 +261,7 @@ impl Oracle {
             self.liveness.switched(at_us);
         }
         self.blocks.executed(block);
-        self.liveness.executed(block.header().term);
+        self.liveness.executed(block);
         self.agreement.execute(node, block, state, &self.blocks)?;
         while let Some(next) =
             self.agreement.at(self.clients.executed() + 1).and_then(|it| self.blocks.get(&it))

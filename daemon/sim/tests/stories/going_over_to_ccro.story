@@ -1,4 +1,5 @@
-# An operator has the cluster go over from pbft to ccro. The leader hands its term on, and writes go on.
+# An operator has the cluster go over from pbft to ccro. The leader hands its term on when it has led it for ten
+# time-outs, and writes go on.
 
 > protocol pbft
 > write 1 a
@@ -14,9 +15,10 @@
 1 2 3 4: executes block 4 of term 0, one batch
 2: acknowledges write 3 at revision 3
 > write 4 c
-> run 400
+> run 500
 1 2 3 4: executes block 5 of term 0, one batch
 4: acknowledges write 4 at revision 4
+> run 3000
 1 2 4: suspects term 0
 1 2 3 4: enters term 1, with block 5
 2: starts term 1 at block 5

@@ -131,6 +131,118 @@ fn who_falls_back_is_answered_with_what_is_known() {
     assert_eq!(cluster.requests(4), ["x"]);
 }
 
+impl Cluster {
+    /// Whom a member would name, if it led, of those that don't now.
+    fn would_name(&self, n: u8) -> Option<MemberId> {
+        let replica = self.nodes[&id(n)].replica.as_ref().unwrap();
+        replica.routing.trust.clone().choose(&[id(2), id(3), id(4)])
+    }
+}
+
+#[test]
+fn a_leader_that_tells_the_node_another_route_harms_it_with_nobody() {
+    for one_round in [true, false] {
+        let mut cluster = Cluster::of(Protocol::Ccro, 4, one_round);
+        for round in ["a", "b", "c"] {
+            cluster.submit(1, round);
+            let mut late = 0;
+            cluster.settle_through(|_, to, message| match message {
+                Message::Append(append) => {
+                    let votes_to = if to == 2 { Route::Leader } else { Route::Member(id(2)) };
+                    Some(Message::Append(Append { votes_to, ..append }))
+                }
+                message => {
+                    late += u32::from(matches!(message, Message::LateVote(_)));
+                    Some(message)
+                }
+            });
+            assert!(late > 0, "all fall back");
+        }
+        assert!((1..=4).all(|n| cluster.requests(n) == ["a", "b", "c"]));
+        for n in [2, 3, 4] {
+            assert_eq!(cluster.would_name(n), Some(id(2)), "member {n}, one round: {one_round}");
+        }
+    }
+}
+
+#[test]
+fn who_gathers_before_the_append_comes_broadcasts_nothing_where_votes_go_to_everybody() {
+    for (protocol, is_sent) in [(Protocol::Pbft, false), (Protocol::Ccro, true)] {
+        let mut cluster = Cluster::of(protocol, 4, false);
+        cluster.submit(1, "x");
+        let mut certificates = 0;
+        cluster.settle_through(|from, to, message| {
+            certificates += u32::from(from == 2 && message.name() == "Certificate");
+            // Votes overtake the Append to member 2.
+            (to != 2 || message.name() != "Append" || certificates > 0).then_some(message)
+        });
+        assert_eq!(certificates > 0, is_sent, "{protocol}");
+        assert!([1, 3, 4].iter().all(|n| cluster.requests(*n) == ["x"]));
+    }
+}
+
+#[test]
+fn promptness_counts_once_a_block_and_only_as_the_leader_that_named_the_node() {
+    let mut cluster = Cluster::of(Protocol::Ccro, 4, false);
+    let append = cluster.append_to(Route::Member(id(3)));
+    let Message::Append(block) = &append else { unreachable!() };
+    let certificate = cluster.certificate(BallotKind::Prepare, block.block.reference());
+    cluster.hear(1, 4, append.clone());
+    let trust = |cluster: &Cluster, n: u8| {
+        format!("{:?}", cluster.nodes[&id(n)].replica.as_ref().unwrap().routing.trust)
+    };
+    let before = trust(&cluster, 4);
+    for from in [2, 3, 3, 3] {
+        cluster.hear(from, 4, Message::Certificate(Arc::clone(&certificate)));
+    }
+    assert_eq!(trust(&cluster, 4), before, "a follower counts nothing");
+    cluster.submit(1, "x");
+    let mut after = Vec::new();
+    let mut shown = None;
+    cluster.settle_through(|from, to, message| {
+        if (from, to) == (2, 1)
+            && let Message::Certificate(certificate) = &message
+        {
+            shown.get_or_insert(Arc::clone(certificate));
+            return None;
+        }
+        // Nobody but the node may serve the leader.
+        (to != 1 || message.name() != "LateVote").then_some(message)
+    });
+    let shown = shown.expect("the node serves");
+    after.push(trust(&cluster, 1));
+    for from in [3, 4, 2, 2, 2, 2] {
+        cluster.hear(from, 1, Message::Certificate(Arc::clone(&shown)));
+        after.push(trust(&cluster, 1));
+    }
+    let changes = after.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!(changes <= 1, "{changes}");
+}
+
+#[test]
+fn a_late_vote_that_is_repeated_is_no_amplifier() {
+    let mut cluster = Cluster::of(Protocol::Ccro, 4, false);
+    cluster.submit(1, "x");
+    cluster.settle();
+    let answers = |cluster: &mut Cluster| {
+        let block = cluster.newest(1).reference();
+        for kind in [BallotKind::Prepare, BallotKind::Commit] {
+            let ballot = Ballot { kind, epoch: Epoch(0), block };
+            let vote = Vote::sign(cluster.members.cluster(), ballot, id(4), &key(4));
+            for _ in 0..100 {
+                cluster.hear(4, 1, Message::LateVote(vote.clone()));
+            }
+        }
+        let is_answer = |bytes: &[u8]| Message::decode(bytes).unwrap().name() == "Certificate";
+        let sent = cluster.wire.drain(..).filter(|(_, to, bytes)| *to == id(4) && is_answer(bytes));
+        sent.count()
+    };
+    assert_eq!(answers(&mut cluster), 1, "of two hundred");
+    assert_eq!(answers(&mut cluster), 0);
+    cluster.now.monotonic_us += cluster.timing.resend_us;
+    assert_eq!(answers(&mut cluster), 1, "the answer may have been lost");
+}
+
 #[test]
 fn a_route_to_nobody_costs_time_only() {
     let routes = [
@@ -202,7 +314,10 @@ fn a_cluster_goes_over_to_another_protocol_and_writes_go_on() {
     for n in [2, 4] {
         cluster.step(id(n), Input::Protocol(Protocol::Ccro));
     }
-    cluster.run(400);
+    cluster.run(4_000);
+    assert!((1..=4).all(|n| cluster.status(n).term == Term(0)), "not before it has led for ten time-outs");
+    assert_eq!(cluster.status(1).next_protocol, Protocol::Ccro, "until then status shows what comes");
+    cluster.run(3_000);
     assert!((1..=4).all(|n| cluster.status(n).term == Term(1)), "the leader has handed it on, once");
     assert!((1..=4).all(|n| cluster.status(n).protocol == Protocol::Ccro));
     let sent = cluster.traffic(4, "c", |_, _, _| true);
@@ -211,6 +326,21 @@ fn a_cluster_goes_over_to_another_protocol_and_writes_go_on() {
     cluster.run(2_000);
     assert!((1..=4).all(|n| cluster.requests(n) == ["a", "b", "c"]));
     assert!((1..=4).all(|n| cluster.status(n).term == Term(1)));
+}
+
+#[test]
+fn one_that_flips_the_protocol_for_ever_moves_the_term_once_in_ten_time_outs() {
+    let mut cluster = Cluster::new(4);
+    let rows = [Protocol::Ccro, Protocol::Pbft, Protocol::BftRaft];
+    let timeout_ms = cluster.timing.timeout_us / 1000;
+    for round in 0..300 {
+        for n in 1..=4 {
+            cluster.step(id(n), Input::Protocol(rows[round % rows.len()]));
+        }
+        cluster.run(timeout_ms / 3);
+    }
+    let term = cluster.status(1).term;
+    assert!((Term(5)..=Term(10)).contains(&term), "100 time-outs: {term}");
 }
 
 #[test]
