@@ -279,7 +279,7 @@ fn a_verifier_lets_nothing_through_that_was_not_said() {
             }
         }
     }
-    assert_eq!(kinds.len(), 15, "every kind of message: {kinds:?}");
+    assert_eq!(kinds.len(), 16, "every kind of message: {kinds:?}");
     println!("{refused} of {count} altered messages refused, the rest claims nothing new");
     assert!(refused > count / 2);
 }
