@@ -125,6 +125,34 @@ fn liars_do_not_topple_a_correct_leader() {
     topple(false, 3_000_000).unwrap();
 }
 
+#[test]
+fn a_leader_hands_its_term_on_to_another_protocol_and_not_at_once() {
+    let hand_on = |is_asked: bool, suspects: u8, at_us: u64| {
+        let mut play = Play::with_liars(&[4]);
+        let first = play.begin();
+        let mut newest = first;
+        if is_asked {
+            let request = Operation::SetProtocol { protocol: Protocol::Ccro }.encode();
+            let batch = play.batch(4, 1, 1, vec![request]);
+            newest = play.block(0, newest.reference(), vec![batch]);
+            let root = play.root();
+            play.commit(1, &newest, root, 2).unwrap();
+        }
+        let position = play.certificate(Prepare, newest.reference(), &[1, 2, 3]);
+        play.see(&Event::Calm { term: Term(0) }).unwrap();
+        play.at_us = at_us;
+        play.send(suspects, 2, &Message::Suspect(play.suspect(suspects, 0))).unwrap();
+        play.at_us = 3_000_000;
+        let enter = play.enter(2, 1, Some(position));
+        play.sync(2, Record::Term(Arc::clone(&enter))).unwrap();
+        play.send(2, 1, &Message::EnterTerm(enter))
+    };
+    hand_on(true, 1, 2_000_000).unwrap();
+    fires(hand_on(true, 1, 1_000_000), "toppled");
+    fires(hand_on(true, 3, 2_000_000), "toppled");
+    fires(hand_on(false, 1, 2_000_000), "toppled");
+}
+
 /// Member 2 shows member 3 that member 1 has proposed two blocks.
 fn show_proof(play: &mut Play) {
     let proposal = |time_ms| {

@@ -1,6 +1,7 @@
 //! Signatures, certificates, disks and terms.
 
 use super::*;
+use crate::oracle::durability::Durability;
 use BallotKind::{Commit, Prepare};
 use bftd_core::evidence::Evidence;
 
@@ -347,4 +348,22 @@ fn nothing_goes_with_a_terms_first_block() {
     let second = play.block(0, first.reference(), vec![]);
     play.prepare(1, &first, root).unwrap();
     fires(play.send(1, 2, &play.append(1, &second)), "pipelined-start");
+}
+
+#[test]
+fn what_a_member_tells_of_itself_is_on_its_own_disk_whoever_told_it_before() {
+    let play = Play::new();
+    let cast = &play.oracle.cast;
+    let block = play.block(0, play.root(), vec![]).reference();
+    let accepted = Durable {
+        position: Some(Arc::new(Certificate::of_acceptance(Epoch(0), block))),
+        ..Durable::default()
+    };
+    let mut durability = Durability::default();
+    fires(durability.tell(cast, id(2), block, false, &Durable::default()), "acceptance-not-durable");
+    let mut durability = Durability::default();
+    durability.tell(cast, id(1), block, true, &accepted).unwrap();
+    durability.tell(cast, id(2), block, false, &Durable::default()).unwrap();
+    fires(durability.tell(cast, id(2), block, true, &Durable::default()), "acceptance-not-durable");
+    durability.tell(cast, id(2), block, true, &accepted).unwrap();
 }
