@@ -158,10 +158,12 @@ write_on() {
   local n=$1 i=0
   while [ ! -e "$WORK/stop" ]; do
     i=$((i + 1))
-    if on "$n" bftctl put "upgrade-$n-$i" x --timeout 5s >"$WORK/put-$n" 2>&1; then
+    local code=0
+    on "$n" bftctl put "upgrade-$n-$i" x --timeout 5s >"$WORK/put-$n" 2>&1 || code=$?
+    if [ "$code" = 0 ]; then
       echo "$(now_ms) upgrade-$n-$i" >>"$WORK/acknowledged-$n"
     else
-      echo "$(now_ms) $?: $(head -1 "$WORK/put-$n")" >>"$WORK/refused-$n"
+      echo "$(now_ms) $code: $(head -1 "$WORK/put-$n")" >>"$WORK/refused-$n"
       sleep 0.05
     fi
   done
