@@ -7,7 +7,7 @@
 //! within one incarnation its numbers are consecutive, starting at 1. That rule alone gives first-in-first-out
 //! order per origin and the suppression of duplicates.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,12 @@ pub struct BlockRef {
     pub index: Index,
     /// The digest of its header.
     pub digest: Digest,
+}
+
+impl fmt::Display for BlockRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of term {} ({})", self.index, self.term, self.digest)
+    }
 }
 
 /// Requests that one member took from its own clients, signed once.

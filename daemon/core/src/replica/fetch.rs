@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Replica, Setup,
-    io::{Halt, Output, Report, To},
+    io::{Output, Report, To},
     normal::Ignore,
     tree::BlockTree,
 };
@@ -122,6 +122,12 @@ impl Want {
 impl Fetcher {
     pub fn is_behind(&self) -> bool {
         self.behind.is_some()
+    }
+
+    /// Of the blocks that are looked for.
+    pub fn certificates(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        let behind = self.behind.iter().map(|behind| &behind.certificate);
+        behind.chain(self.wants.values().map(|want| &want.certificate))
     }
 
     /// Forgets what is committed now.
@@ -312,7 +318,7 @@ impl Replica {
         let overtaken =
             self.committed.as_ref().is_some_and(|committed| want.certificate.rank() < committed.rank());
         if !overtaken {
-            self.halt(Halt::ConflictingCertificates { committed: root, certified: want.certificate.block() });
+            self.halt_for_conflict(root, &want.certificate);
         }
     }
 
@@ -354,8 +360,7 @@ impl Replica {
                 return true;
             }
             if passes_by(root, blocks, certified) {
-                let certified = certificate.block();
-                self.halt(Halt::ConflictingCertificates { committed: root, certified });
+                self.halt_for_conflict(root, certificate);
                 return false;
             }
         }

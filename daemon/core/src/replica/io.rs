@@ -117,11 +117,11 @@ pub enum Report {
 pub enum Halt {
     /// Two conflicting blocks are certified.
     #[error(
-        "more than f members are faulty: block {certified:?} is certified, and conflicts with block {committed:?}, \
-         which is committed here"
+        "more than f members are faulty: block {certified} is certified, and conflicts with block {committed}, \
+         which is committed"
     )]
     ConflictingCertificates {
-        /// What is committed here.
+        /// What a Commit certificate says, of a block that is here as a rule.
         committed: BlockRef,
         /// What a certificate or a new term says instead.
         certified: BlockRef,

@@ -37,11 +37,12 @@
 //! # Reading on
 //!
 //! `routing.rs` sends votes to whom the leader wants to have them, `trust.rs` says whom that is where it is a communication node,
-//! `conduct.rs` counts a leader's lapses, `evidence.rs` compares what members sign, `safety.rs` holds every promise that safety rests on, `tree.rs` the uncommitted blocks, `batches.rs` and `requests.rs` requests on
-//! their way into a block, `votes.rs` the only counting, `invariants.rs` what holds after every step.
+//! `conduct.rs` counts a leader's lapses, `evidence.rs` compares what members sign, `conflict.rs` what quorums do, `safety.rs` holds every
+//! promise that safety rests on, `tree.rs` the uncommitted blocks, `batches.rs` and `requests.rs` requests on their way into a block, `votes.rs` the only counting, `invariants.rs` what holds after every step.
 
 mod batches;
 mod conduct;
+mod conflict;
 mod evidence;
 mod fetch;
 mod gather;
@@ -380,17 +381,6 @@ impl Replica {
 
     fn report(&mut self, report: Report) {
         self.outputs.push(Output::Report(report));
-    }
-
-    fn halt(&mut self, halt: Halt) {
-        self.halted = true;
-        if let Halt::ConflictingCertificates { .. } = halt
-            && let Some(certificate) = self.committed.clone()
-        {
-            // Whoever has committed the other block must not go on either.
-            self.send(To::Others, Message::Certificate(certificate));
-        }
-        self.outputs.push(Output::Halt(halt));
     }
 
     fn newest_certificates(&self) -> Certificates {

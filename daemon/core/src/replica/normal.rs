@@ -588,13 +588,7 @@ impl Replica {
     pub(super) fn on_certificate(&mut self, from: MemberId, certificate: &Arc<Certificate>) {
         self.watch_certificate(certificate);
         let block = certificate.block();
-        if block.index <= self.tree.committed() {
-            let committed = self.tree.committed_at(block.index);
-            if let Some(committed) = committed.filter(|known| known.digest != block.digest)
-                && certificate.is_commit()
-            {
-                self.halt(Halt::ConflictingCertificates { committed, certified: block });
-            }
+        if self.contradicts(certificate) || block.index <= self.tree.committed() {
             return;
         }
         if self.safety.may_enter(block.term) {

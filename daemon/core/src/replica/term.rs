@@ -508,6 +508,9 @@ impl Replica {
         let start = new_term.start(&self.setup.members);
         let root = self.tree.root();
         if start.index < root.index || (start.index == root.index && start != root) {
+            if let Some(position) = &new_term.position {
+                self.send(To::Others, Message::Certificate(Arc::clone(position)));
+            }
             self.halt(Halt::ConflictingCertificates { committed: root, certified: start });
             return false;
         }

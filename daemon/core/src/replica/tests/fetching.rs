@@ -18,6 +18,15 @@ impl Cluster {
         cluster
     }
 
+    /// The certificates that a member has sent to member 3 and that have not arrived.
+    fn certificates_shown(&self, from: u8) -> Vec<Arc<Certificate>> {
+        let sent = self.wire.iter().filter(|(by, to, _)| *by == id(from) && *to == id(3));
+        let messages = sent.map(|(_, _, bytes)| Message::decode(bytes).unwrap());
+        let certificate =
+            |message| if let Message::Certificate(shown) = message { Some(shown) } else { None };
+        messages.filter_map(certificate).collect()
+    }
+
     /// Blocks that nobody has agreed on, after what node 4 has committed.
     fn invented(&self, count: usize) -> Vec<Arc<Block>> {
         let root = self.status(4).committed;
@@ -153,6 +162,81 @@ fn another_block_made_final_in_the_place_of_an_older_one_halts() {
     let (older, _) = cluster.nodes[&id(2)].executed[1];
     let certificate = cluster.certificate(BallotKind::Commit, BlockRef { digest: Digest([7; 32]), ..older });
     cluster.hear(3, 2, Message::Certificate(certificate));
+}
+
+/// What a member says when it halts, as it must during this.
+fn halts(n: u8, cluster: &mut Cluster, during: impl FnOnce(&mut Cluster)) -> String {
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| during(cluster)));
+    let said = *panicked.expect_err("nobody halts").downcast::<String>().expect("it says why");
+    assert!(said.starts_with(&format!("{n} halts")), "{said}");
+    said
+}
+
+/// The certificate for another story comes first. It must not be forgotten when the own one becomes final: nobody may be left to
+/// say it again.
+#[test]
+fn a_rival_made_final_before_the_own_block_halts_and_both_are_shown() {
+    let mut cluster = Cluster::new(4);
+    cluster.submit(1, "x");
+    cluster.settle();
+    let next = Index(cluster.status(3).committed.index.0 + 1);
+    let own = cluster.newest(1).reference();
+    let rival = BlockRef { index: next, digest: Digest([7; 32]), ..own };
+    let certificate = cluster.certificate(BallotKind::Commit, rival);
+    cluster.hear(3, 2, Message::Certificate(Arc::clone(&certificate)));
+    cluster.wire.clear();
+    cluster.submit(1, "y");
+    let said = halts(2, &mut cluster, Cluster::settle);
+    assert!(said.contains("more than f members are faulty"), "{said}");
+    let shown: Vec<_> = cluster.certificates_shown(2).iter().map(|shown| shown.block()).collect();
+    assert!(shown.contains(&rival), "{shown:?}");
+    assert!(shown.iter().any(|block| block.index == next && *block != rival), "{shown:?}");
+}
+
+/// A quorum has prepared one block, and another is final in its place, whichever is heard of first.
+#[test]
+fn a_block_made_final_against_the_position_halts_and_both_are_shown() {
+    for is_final_first in [false, true] {
+        let mut cluster = Cluster::new(4);
+        cluster.submit(1, "x");
+        cluster.settle();
+        cluster.submit(1, "y");
+        // The block arrives, but nobody hears a vote for it.
+        cluster.settle_through(|_, to, message| match message {
+            Message::Vote(_) | Message::Certificate(_) => None,
+            message => (to == 2).then_some(message),
+        });
+        let root = cluster.status(2).committed;
+        let tip = cluster.nodes[&id(2)].replica.as_ref().unwrap().safety.open().unwrap().tip;
+        assert!(tip.index == root.index.next(), "{tip:?} on {root:?}");
+        let rival = BlockRef { digest: Digest([7; 32]), ..tip };
+        let prepared = cluster.certificate(BallotKind::Prepare, tip);
+        let made_final = cluster.certificate(BallotKind::Commit, rival);
+        let (first, second) = if is_final_first { (made_final, prepared) } else { (prepared, made_final) };
+        cluster.hear(3, 2, Message::Certificate(first));
+        cluster.wire.clear();
+        let said = halts(2, &mut cluster, |cluster| cluster.hear(4, 2, Message::Certificate(second)));
+        assert!(said.contains("more than f members are faulty"), "{said}");
+        let shown: Vec<_> = cluster.certificates_shown(2).iter().map(|shown| shown.block()).collect();
+        assert!(shown.contains(&rival) && shown.contains(&tip), "{shown:?}");
+    }
+}
+
+/// Two blocks of one index that are both final, and neither is here.
+#[test]
+fn two_stories_that_are_both_told_by_others_halt() {
+    let mut cluster = Cluster::new(4);
+    cluster.submit(1, "x");
+    cluster.settle();
+    let own = cluster.newest(1).reference();
+    let stories = [7, 8].map(|byte| BlockRef { index: own.index.next(), digest: Digest([byte; 32]), ..own });
+    let [one, other] = stories.map(|story| cluster.certificate(BallotKind::Commit, story));
+    cluster.hear(3, 2, Message::Certificate(one));
+    cluster.wire.clear();
+    let said = halts(2, &mut cluster, |cluster| cluster.hear(4, 2, Message::Certificate(other)));
+    assert!(said.contains("more than f members are faulty"), "{said}");
+    let shown: Vec<_> = cluster.certificates_shown(2).iter().map(|shown| shown.block()).collect();
+    assert!(stories.iter().all(|story| shown.contains(story)), "{shown:?}");
 }
 
 /// More than f members have made another chain final, and it is longer by now.
