@@ -49,6 +49,7 @@ impl Doctor {
                 findings.extend(client.examine().await?);
                 (true, findings)
             }
+            Err(failure) if failure.code == Code::Denied => return Err(failure.into()),
             Err(failure) => {
                 let mut findings = vec![Finding {
                     subject: "daemon".to_owned(),

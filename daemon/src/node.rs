@@ -51,8 +51,8 @@ use crate::{
 
 /// How many blocks are executed at once while catching up with the own log.
 const REPLAYED_AT_ONCE: usize = 64;
-/// How long a daemon whose replica has halted stays, so that what it has to say leaves.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How long a daemon whose replica has halted stays, so that what it has to say leaves a busy host.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why a daemon can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -193,46 +193,34 @@ pub async fn run(
     // Clients are served until the driver has done what they wait for.
     let drained = watch::Sender::new(false);
     let admin = AdminServer::bind(&config.admin.socket)?;
-    let Some((genesis, members)) = known else {
-        let forming = Forming::start(&config.node, directory.path().to_owned(), Arc::clone(&identity))?;
-        front.form(Arc::clone(&forming));
-        let admin = tokio::spawn(admin.serve(Arc::clone(&front), drained.subscribe()));
-        let genesis = tokio::select! {
-            genesis = forming.finish() => genesis,
-            _ = stop.wait_for(|stop| *stop) => {
-                drained.send_replace(true);
-                let _ = admin.await;
-                return Ok(());
-            }
-        };
-        let members = Arc::new(membership(&genesis, &directory.path().join(GENESIS_FILE))?);
-        return run_member(
-            config,
-            directory,
-            &identity,
-            genesis,
-            members,
-            &front,
-            Admin::Serving(admin),
-            drained,
-            pulse,
-            stop,
-        )
-        .await;
+    let (genesis, members, admin) = match known {
+        Some((genesis, members)) => (genesis, members, Admin::Bound(admin)),
+        None => {
+            let forming = Forming::start(&config.node, directory.path().to_owned(), Arc::clone(&identity))?;
+            front.form(Arc::clone(&forming));
+            let admin = tokio::spawn(admin.serve(Arc::clone(&front), drained.subscribe()));
+            let genesis = tokio::select! {
+                genesis = forming.finish() => genesis,
+                _ = stop.wait_for(|stop| *stop) => {
+                    drained.send_replace(true);
+                    let _ = admin.await;
+                    return Ok(());
+                }
+            };
+            let members = Arc::new(membership(&genesis, &directory.path().join(GENESIS_FILE))?);
+            (genesis, members, Admin::Serving(admin))
+        }
     };
-    run_member(
-        config,
-        directory,
-        &identity,
-        genesis,
-        members,
-        &front,
-        Admin::Bound(admin),
-        drained,
-        pulse,
-        stop,
-    )
-    .await
+    run_member(config, Founded { directory, identity, genesis, members }, &front, admin, drained, pulse, stop)
+        .await
+}
+
+/// Who this member is, and of which cluster.
+struct Founded {
+    directory: DataDir,
+    identity: Arc<Identity>,
+    genesis: Genesis,
+    members: Arc<Membership>,
 }
 
 /// The admin socket, which is served once there is something to say.
@@ -242,22 +230,16 @@ enum Admin {
 }
 
 /// Runs a member until `stop` is set or something breaks.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "what a daemon without a cluster hands over to the member that it becomes"
-)]
 async fn run_member(
     config: &Config,
-    directory: DataDir,
-    identity: &Identity,
-    genesis: Genesis,
-    members: Arc<Membership>,
+    founded: Founded,
     front: &Arc<Front>,
     admin: Admin,
     drained: watch::Sender<bool>,
     pulse: Arc<Pulse>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), NodeError> {
+    let Founded { directory, identity, genesis, members } = founded;
     let key = identity.public_key();
     let member = members.by_key(&key).ok_or_else(|| NodeError::NotAMember {
         key,
@@ -329,7 +311,7 @@ async fn run_member(
     });
     let welcome = forming::welcome(&genesis, &members);
     let transport_config = TransportConfig { me, members: Arc::clone(&members), welcome, listen };
-    let transport = Arc::new(Transport::start(transport_config, identity, inbound).await?);
+    let transport = Arc::new(Transport::start(transport_config, &identity, inbound).await?);
     control.connect(Arc::clone(&transport));
     let outlet = Arc::new(Outlet::new(me, &members, Arc::clone(&transport), Arc::clone(&faults)));
     let lacking = Arc::new(Lacking::default());

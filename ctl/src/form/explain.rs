@@ -111,8 +111,8 @@ pub(crate) fn explain(base: Failure, failure: &FormFailure) -> Failure {
         F::NoSuchMember(_) => base.next("bftctl status lists who was gathered; the host that gathers stays"),
         F::BadGenesis(_) => base.next("`bftd identity` prints this host's key; bftctl genesis new makes a genesis"),
         F::TooManyTokens(_) => base.next("use one of them, or wait until some expire"),
-        F::InviterMisbehaves { .. } => base.next("talk to its operator; this host has stored nothing"),
-        F::Impossible(_) => base,
+        F::InviterMisbehaves { .. } => base.next("talk to its operator; this host has stored no genesis of it"),
+        F::Impossible(_) => base.next("journalctl -u bftd may say more; then repeat the command"),
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
             (FormFailure::NameTaken { name: name(), key }, 2, "--member-name"),
             (FormFailure::AddressTaken { address, name: name() }, 2, "--advertise"),
             (FormFailure::WrongKey { address, expected: key, found: other }, 8, "bftd identity"),
-            (FormFailure::InviterMisbehaves { address, what: name() }, 8, "stored nothing"),
+            (FormFailure::InviterMisbehaves { address, what: name() }, 8, "stored no genesis"),
             (FormFailure::UnknownToken, 9, "bftctl token create"),
             (FormFailure::TokenExpired { ago_s: 3 }, 9, "bftctl token create"),
             (FormFailure::TokenUsedUp { uses: 2 }, 9, "--uses"),

@@ -13,7 +13,7 @@ use std::{
 
 use bftd_client::{
     Client, Error, Failure as Refused, Health, Status,
-    forming::{FormRequest, Forming, Init as Wanted, Phase, Place, Token as Made, span},
+    forming::{FormFailure, FormRequest, Forming, Init as Wanted, Phase, Place, Token as Made, span},
     genesis::{self, Protocol, fingerprint_of},
 };
 use clap::{Args, Subcommand};
@@ -62,13 +62,13 @@ pub(crate) struct Init {
     #[arg(long)]
     without_tolerance: bool,
     /// Begin with a genesis that all operators have agreed on, instead
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "expect", "advertise", "member_name", "forget", "abandon"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "expect", "protocol", "without_tolerance", "advertise", "member_name", "forget", "abandon"])]
     genesis: Option<PathBuf>,
-    /// Take a member that was gathered out again
-    #[arg(long, value_name = "MEMBER", conflicts_with_all = ["name", "expect", "abandon"])]
+    /// Take a member that was gathered out again, and revoke the token that it came with
+    #[arg(long, value_name = "MEMBER", conflicts_with_all = ["name", "expect", "protocol", "without_tolerance", "advertise", "member_name", "abandon", "no_wait"])]
     forget: Option<String>,
     /// Gather no more: this host belongs to no cluster then
-    #[arg(long, conflicts_with_all = ["name", "expect"])]
+    #[arg(long, conflicts_with_all = ["name", "expect", "protocol", "without_tolerance", "advertise", "member_name", "no_wait"])]
     abandon: bool,
     /// Don't wait for the other members
     #[arg(long)]
@@ -144,12 +144,16 @@ impl Init {
     pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
         let client = client(session).await?;
         if self.abandon {
-            return abandon(session, &client).await;
+            return abandon(session, &client, Phase::Gathering).await;
         }
         if let Some(name) = self.forget {
             let now = form(&client, FormRequest::Forget { name: name.clone() }).await?;
             let count = now.members.len();
-            session.say(&format!("{name} is no member; {count} of {} are there", now.expect));
+            session.say(&format!(
+                "{name} is no member, and its token is of no more use; {count} of {} are there\nnext: bftctl token create, for those who are \
+                 missing",
+                now.expect
+            ));
             return Ok(Code::Ok);
         }
         if let Some(path) = self.genesis {
@@ -174,12 +178,11 @@ impl Init {
             without_tolerance: self.without_tolerance,
             place: self.place.into(),
         };
+        let before = form(&client, FormRequest::Progress).await?;
         let begun = form(&client, FormRequest::Init(wanted)).await?;
-        let missing = missing(&begun);
-        let token = match u16::try_from(missing) {
-            Ok(uses) if uses > 0 && begun.phase == Phase::Gathering => {
-                Some(client.create_token(FIRST_TOKEN.as_secs(), uses).await?)
-            }
+        // Who repeats the command has a token already, or makes one with `token create`.
+        let token = match u16::try_from(missing(&begun)) {
+            Ok(uses) if uses > 0 && before.phase == Phase::Idle => first_token(&client, uses).await?,
             _ => None,
         };
         announce(session, &begun, token.as_ref())?;
@@ -191,7 +194,7 @@ impl Join {
     pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
         let client = client(session).await?;
         if self.abandon {
-            return abandon(session, &client).await;
+            return abandon(session, &client, Phase::Joining).await;
         }
         let token = match self.token.as_deref() {
             Some("-") => {
@@ -232,6 +235,15 @@ impl Token {
     }
 }
 
+/// A token for those who are missing, if anybody is by now.
+async fn first_token(client: &Client, uses: u16) -> Result<Option<Made>, Ended> {
+    match client.create_token(FIRST_TOKEN.as_secs(), uses).await {
+        Ok(token) => Ok(Some(token)),
+        Err(Error::Failed(Refused::Forming(FormFailure::FormedHere { .. }))) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn client(session: &mut Session) -> Result<Client, Ended> {
     let deadline = session.options.timeout().max(DIALLING);
     Ok(session.client().await?.with_deadline(deadline))
@@ -249,9 +261,13 @@ async fn form(client: &Client, request: FormRequest) -> Result<Forming, Ended> {
     })
 }
 
-async fn abandon(session: &Session, client: &Client) -> Result<Code, Ended> {
-    form(client, FormRequest::Abandon).await?;
+async fn abandon(session: &Session, client: &Client, phase: Phase) -> Result<Code, Ended> {
+    form(client, FormRequest::Abandon { phase }).await?;
     session.say("this daemon belongs to no cluster, and is on its way into none");
+    if phase == Phase::Joining {
+        session
+            .say("where the members are gathered it may count as one still: bftctl init --forget NAME there");
+    }
     Ok(Code::Ok)
 }
 
@@ -272,7 +288,10 @@ fn announce(session: &Session, begun: &Forming, token: Option<&Made>) -> Result<
     let cluster = printable(begun.cluster.as_bytes());
     match begun.phase {
         Phase::Gathering => {
-            session.say(&format!("gathering {} members for the cluster `{cluster}`", begun.expect))
+            session.say(&format!("gathering {} members for the cluster `{cluster}`", begun.expect));
+            if token.is_none() && missing(begun) > 0 {
+                session.say("another token for the other hosts: bftctl token create");
+            }
         }
         Phase::Joining => {
             session.say(&format!("joining the cluster `{cluster}`; {} more to come", missing(begun)))

@@ -31,13 +31,16 @@ pub enum FormRequest {
         /// The file's text.
         text: String,
     },
-    /// A member that was gathered shall be none, by its name.
+    /// A member that was gathered shall be none, by its name. The token that it came with is of no more use to anybody.
     Forget {
         /// Its name.
         name: String,
     },
-    /// This daemon shall neither gather nor join any more.
-    Abandon,
+    /// This daemon shall give up what it does.
+    Abandon {
+        /// What that is: who gathers is not to lose all that because somebody takes it for a joiner.
+        phase: Phase,
+    },
 }
 
 /// How the other members shall see a daemon.

@@ -120,6 +120,25 @@ impl Digest {
     }
 }
 
+/// The points of small order. Whoever names one as a key could later deny
+/// every signature made with it.
+const SMALL_ORDER: [&str; 7] = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000080",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+];
+
+impl PublicKey {
+    /// Whether a signature takes the private key. It does not for points of small order: anybody can sign for those.
+    pub fn is_sound(&self) -> bool {
+        !SMALL_ORDER.contains(&self.to_string().as_str())
+    }
+}
+
 impl Signature {
     /// What stands where a protocol signs nothing.
     pub const NONE: Self = Self([0; 64]);

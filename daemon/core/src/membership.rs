@@ -149,7 +149,7 @@ impl Membership {
             if member.id <= previous {
                 return Err(InvalidMembership::Order(member.id));
             }
-            if SMALL_ORDER.contains(&member.key.to_string().as_str()) {
+            if !member.key.is_sound() {
                 return Err(InvalidMembership::WeakKey(member.id));
             }
             if !keys.insert(member.key) {
@@ -248,18 +248,6 @@ impl Membership {
         count >= self.quorum()
     }
 }
-
-/// The points of small order. Whoever names one as a key could later deny
-/// every signature made with it.
-const SMALL_ORDER: [&str; 7] = [
-    "0000000000000000000000000000000000000000000000000000000000000000",
-    "0100000000000000000000000000000000000000000000000000000000000000",
-    "0000000000000000000000000000000000000000000000000000000000000080",
-    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
-    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
-    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
-    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-];
 
 #[cfg(test)]
 mod tests {

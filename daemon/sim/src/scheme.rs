@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use bftd_core::{
     crypto::{CheckSignature, Domain, Ed25519, Ed25519Signer, PublicKey, Signature, Signer},
     ids::MemberId,
+    membership::{Genesis, Member, Membership},
+    protocol::Protocol,
 };
 
 /// Signs for one member.
@@ -68,5 +70,19 @@ impl Scheme {
         let check: Arc<dyn CheckSignature> =
             if ed25519 { Arc::new(Ed25519) } else { Arc::new(CheapCheck(secrets)) };
         Self { signers, check }
+    }
+
+    /// The members with these keys. Nobody dials them.
+    pub fn membership(&self, name: &str, protocol: Protocol) -> Membership {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let member = |(id, signer): (&MemberId, &Arc<dyn Signer>)| Member {
+            id: *id,
+            name: format!("node{id}"),
+            key: signer.public_key(),
+            address,
+        };
+        let members = self.signers.iter().map(member).collect();
+        let genesis = Genesis { name: name.to_owned(), protocol, created_ms: 0, members };
+        genesis.membership().expect("the simulated members form a cluster")
     }
 }

@@ -15,8 +15,7 @@ use std::{
 
 use bftd_core::{
     ids::{MemberId, Now},
-    membership::{Genesis, Member, Membership},
-    protocol::Protocol,
+    membership::Membership,
     replica::Input,
     verify::Verifier,
 };
@@ -111,7 +110,7 @@ impl<'a> World<'a> {
         observer: &'a mut dyn Observer,
     ) -> Self {
         let scheme = Scheme::new(options.nodes, options.ed25519);
-        let members = Arc::new(membership(&scheme, options.protocol));
+        let members = Arc::new(scheme.membership("sim", options.protocol));
         let verifier = Arc::new(Verifier::new(Arc::clone(&members), Arc::clone(&scheme.check)));
         let mut nodes = BTreeMap::new();
         for id in members.ids() {
@@ -145,7 +144,7 @@ impl<'a> World<'a> {
     /// The members of a run, and who can check their signatures: what an oracle starts from.
     pub fn about(options: &Options) -> (Membership, Arc<dyn bftd_core::crypto::CheckSignature>) {
         let scheme = Scheme::new(options.nodes, options.ed25519);
-        (membership(&scheme, options.protocol), scheme.check)
+        (scheme.membership("sim", options.protocol), scheme.check)
     }
 
     pub fn run(mut self) -> Result<Report, (Violation, u64)> {
@@ -352,17 +351,6 @@ impl<'a> World<'a> {
 
 fn key(number: u32) -> Bytes {
     format!("key{number}").into()
-}
-
-fn membership(scheme: &Scheme, protocol: Protocol) -> Membership {
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    let members = scheme
-        .signers
-        .iter()
-        .map(|(id, signer)| Member { id: *id, name: format!("node{id}"), key: signer.public_key(), address })
-        .collect();
-    let genesis = Genesis { name: "sim".to_owned(), protocol, created_ms: 0, members };
-    genesis.membership().expect("the simulated members form a cluster")
 }
 
 /// Who of a seed's members follows the protocol.

@@ -178,7 +178,13 @@ fn judge_sync(time: Duration) -> Finding {
 fn measure(directory: &Path) -> io::Result<Duration> {
     let path = directory.join("doctor.tmp");
     let measured = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        // A new file, never what somebody has put there: root may be asked to look into a directory of the daemon's user.
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         let mut times = Vec::with_capacity(SYNCS);
         for _ in 0..SYNCS {
             let began = Instant::now();
@@ -216,6 +222,17 @@ mod tests {
         assert_eq!(verdicts, [Verdict::Fail, Verdict::Warn, Verdict::Ok]);
         let verdicts = [1, 10, 150].map(|ms| judge_sync(Duration::from_millis(ms)).verdict);
         assert_eq!(verdicts, [Verdict::Ok, Verdict::Warn, Verdict::Fail]);
+    }
+
+    #[test]
+    fn what_somebody_has_put_in_the_way_is_not_written_to() {
+        let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let precious = other.path().join("precious");
+        fs::write(&precious, "p").unwrap();
+        std::os::unix::fs::symlink(&precious, directory.path().join("doctor.tmp")).unwrap();
+        measure(directory.path()).unwrap();
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "p");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Shared, endpoint,
+    Shared, State, endpoint,
     endpoint::{STRANGER_DEADLINE, STRANGERS},
     now_ms,
     plan::{Claim, Plan},
@@ -99,6 +99,16 @@ async fn tell(stream: &mut SendStream, reply: &Reply) -> Option<()> {
     wire::send(stream, reply).await.ok()
 }
 
+impl State {
+    /// A member's connection. There is one a member: what it had before is closed.
+    fn note_here(&mut self, key: PublicKey, connection: &Connection) {
+        let before = self.here.insert(key, connection.clone());
+        if let Some(before) = before.filter(|before| before.stable_id() != connection.stable_id()) {
+            before.close(VarInt::from_u32(0), b"replaced");
+        }
+    }
+}
+
 impl Shared {
     /// Answers one question of the holder of a key.
     async fn answer(
@@ -149,6 +159,8 @@ impl Shared {
         claim: &Claim<'_>,
         is_new: bool,
     ) -> Result<(), FormFailure> {
+        // By the inviter's clock when it heard the joiner's.
+        let heard_ms = now_ms();
         let is_as_known = {
             let mut state = self.state.lock().await;
             if let Some(genesis) = &state.genesis {
@@ -161,10 +173,15 @@ impl Shared {
             let Some(Plan::Gathering(plan)) = &state.plan else {
                 return Err(FormFailure::InviterNotGathering(address));
             };
-            plan.check(claim, now_ms())?;
+            plan.check(claim, heard_ms)?;
             let is_as_known = plan.members.contains(claim.candidate);
-            if is_as_known && is_new {
-                state.here.insert(claim.candidate.key, connection.clone());
+            if is_as_known {
+                if is_new {
+                    state.note_here(claim.candidate.key, connection);
+                }
+                // It may have been impossible when the last member came.
+                self.form_if_complete(&mut state)
+                    .map_err(|error| FormFailure::Impossible(error.to_string()))?;
             }
             is_as_known
         };
@@ -182,14 +199,14 @@ impl Shared {
             return Err(FormFailure::InviterNotGathering(self.listen_of(&state)));
         };
         // Others may have come while this one was dialled.
-        plan.check(claim, now_ms())?;
+        plan.check(claim, heard_ms)?;
         let mut plan = plan.clone();
         plan.record(claim);
         let count = plan.members.len();
         let expect = plan.expect;
         self.keep(&mut state, Plan::Gathering(plan))
             .map_err(|error| FormFailure::Impossible(error.to_string()))?;
-        state.here.insert(key, connection.clone());
+        state.note_here(key, connection);
         tracing::info!(name = claim.candidate.name, %address, %key, "a member has joined: {count} of {expect}");
         self.form_if_complete(&mut state).map_err(|error| FormFailure::Impossible(error.to_string()))?;
         drop(state);

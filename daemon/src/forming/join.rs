@@ -1,5 +1,5 @@
-//! The side that joins: asks the daemon that gathers until the cluster is formed, and takes the genesis only if it is what
-//! this daemon was told before.
+//! The side that joins: asks the daemon that gathers until the cluster is formed, and takes the genesis only with its own key, name
+//! and address, the token's cluster name and the inviter's key in it.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,6 +12,7 @@ use super::{
     Shared,
     endpoint::{self, DIAL_DEADLINE},
     now_ms,
+    plan::{Joining, Plan},
     token::Invitation,
     wire::{self, Ask, Gathered, MAX_REPLY, Reply},
 };
@@ -19,6 +20,10 @@ use crate::identity::Identity;
 
 /// How long an answer may take: the inviter tries to reach us, and holds an answer back until there is something new.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(8);
+/// The least time between two questions.
+const BREATH: Duration = Duration::from_millis(50);
+/// The longest words of an inviter that are shown, in characters.
+const LONGEST: usize = 200;
 /// How long to wait before the inviter is dialled again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -38,6 +43,12 @@ pub(super) enum Answer {
 }
 
 impl Joiner {
+    /// What it was told to do.
+    fn plan(&self) -> Plan {
+        let (name, address) = (self.name.clone(), self.address);
+        Plan::Joining(Joining { token: self.invitation.to_token(), name, address })
+    }
+
     /// Dials the inviter.
     pub async fn connect(&self) -> Result<Connection, FormFailure> {
         let Invitation { inviter, address, .. } = self.invitation;
@@ -113,7 +124,11 @@ impl Joiner {
             | FormFailure::NotReached { .. }
             | FormFailure::BadName { .. }
             | FormFailure::Full { .. }
-            | FormFailure::Impossible(_) => why,
+            | FormFailure::Impossible(_)
+                if why.to_string().chars().count() <= LONGEST =>
+            {
+                why
+            }
             // It may not know by which address we know it.
             FormFailure::InviterNotGathering(_) => FormFailure::InviterNotGathering(self.invitation.address),
             _ => self.misbehaves("it refuses for a reason that makes no sense"),
@@ -155,9 +170,11 @@ async fn stay(shared: &Shared, joiner: &Joiner, connection: &Connection) -> Opti
             Ok(Answer::Gathered(gathered)) => {
                 seen = gathered.revision;
                 shared.note_gathered(gathered).await;
+                // An inviter that holds nothing back is not to keep this daemon busy.
+                sleep(BREATH).await;
             }
             Ok(Answer::Formed(genesis)) => {
-                let taken = shared.take_genesis(genesis).await;
+                let taken = shared.take_genesis(Some(joiner.plan()), genesis).await;
                 return match taken {
                     Ok(()) => {
                         joiner.tell_stored(connection).await;

@@ -150,9 +150,9 @@ impl Forming {
             notice: Notice::default(),
         });
         match plan {
-            Some(plan) => {
+            Some(_) => {
                 tracing::info!("going on to form a cluster");
-                tokio::spawn(Arc::clone(&shared).take_up(plan));
+                tokio::spawn(Arc::clone(&shared).take_up());
             }
             None => tracing::info!(
                 key = %shared.identity.public_key(),
@@ -185,6 +185,15 @@ impl Forming {
 }
 
 impl State {
+    /// Whether nothing of the plan is left to be begun.
+    fn is_under_way(&self) -> bool {
+        let has_all = match &self.plan {
+            Some(Plan::Gathering(plan)) => plan.is_complete(),
+            Some(Plan::Joining(_)) | None => false,
+        };
+        self.genesis.is_some() || (self.socket.is_some() && !has_all)
+    }
+
     /// Whether nobody waits any more for this daemon to go on.
     fn is_settled(&self, genesis: &Genesis) -> bool {
         match &self.plan {
@@ -199,16 +208,13 @@ impl State {
 }
 
 impl Shared {
-    /// After a restart: opens the socket, however long that takes, and goes on.
-    async fn take_up(self: Arc<Self>, plan: Plan) {
+    /// Opens the socket and goes on with what was begun, however long that takes, and whatever operators change meanwhile.
+    async fn take_up(self: Arc<Self>) {
         loop {
             {
                 let _operator = self.operator.lock().await;
                 let mut state = self.state.lock().await;
-                // An operator may have changed their mind.
-                if state.plan.as_ref() != Some(&plan) || state.socket.is_some() {
-                    return;
-                }
+                let Some(plan) = state.plan.clone().filter(|_| !state.is_under_way()) else { return };
                 match self.resume(&mut state, &plan) {
                     Ok(()) => return,
                     Err(failure) => state.trouble = Some(failure),
@@ -222,7 +228,9 @@ impl Shared {
         match plan {
             Plan::Gathering(gathering) => {
                 let own = gathering.members.first().map(|first| first.address);
-                self.open(state, own.ok_or(FormFailure::NotGathering)?)?;
+                if state.socket.is_none() {
+                    self.open(state, own.ok_or(FormFailure::NotGathering)?)?;
+                }
                 self.form_if_complete(state).map_err(|error| FormFailure::Impossible(error.to_string()))?;
                 self.changed();
             }
@@ -269,7 +277,10 @@ impl Shared {
         let socket = self.state.lock().await.socket.take();
         if let Some(mut socket) = socket {
             let tasks = std::mem::take(&mut socket.tasks);
-            endpoint::close(socket.endpoint.clone(), socket.listen, tasks).await;
+            let (endpoint, listen) = (socket.endpoint.clone(), socket.listen);
+            // The port is free when nobody holds the endpoint any more.
+            drop(socket);
+            endpoint::close(endpoint, listen, tasks).await;
         }
     }
 
@@ -292,9 +303,12 @@ impl Shared {
         Ok(())
     }
 
-    /// The genesis that the inviter, or the operator, has given: durable from here on.
-    async fn take_genesis(&self, genesis: Genesis) -> Result<(), FormFailure> {
+    /// The genesis that the inviter of a plan, or without a plan the operator, has given: durable from here on.
+    async fn take_genesis(&self, plan: Option<Plan>, genesis: Genesis) -> Result<(), FormFailure> {
         let mut state = self.state.lock().await;
+        if state.plan != plan {
+            return Err(FormFailure::Engaged("was told something else meanwhile".to_owned()));
+        }
         stored::store(&self.directory, &genesis)
             .map_err(|error| FormFailure::Impossible(error.to_string()))?;
         tracing::info!(cluster = genesis.name, "the cluster is formed");
@@ -317,7 +331,8 @@ impl Shared {
     async fn note_trouble(&self, trouble: FormFailure) {
         let mut state = self.state.lock().await;
         if state.trouble.as_ref() != Some(&trouble) {
-            tracing::warn!("can't join yet: {trouble}");
+            // The inviter may choose the words.
+            self.notice.give(|left_out| tracing::warn!(left_out, "can't join yet: {trouble}"));
         }
         state.trouble = Some(trouble);
     }
@@ -364,6 +379,14 @@ fn check_genesis(genesis: &Genesis) -> Result<(), FormFailure> {
     let bad = |why: String| Err(FormFailure::BadGenesis(why));
     if let Err(why) = genesis.membership() {
         return bad(why.to_string());
+    }
+    let nowhere = |address: &SocketAddr| address.port() == 0 || address.ip().is_unspecified();
+    if let Some(member) = genesis.members.iter().find(|member| nowhere(&member.address)) {
+        return bad(format!("nobody reaches the member `{}` at {}", member.name, member.address));
+    }
+    let mut names = BTreeSet::new();
+    if let Some(member) = genesis.members.iter().find(|member| !names.insert(&member.name)) {
+        return bad(format!("two members are called `{}`", member.name));
     }
     let mut places = BTreeSet::new();
     let is_twice = |address: &SocketAddr| !places.insert(*address);

@@ -1,6 +1,6 @@
 //! What operators ask of a daemon that has no cluster yet, and what they are shown.
 
-use std::sync::Arc;
+use std::{net::UdpSocket, sync::Arc};
 
 use bftd_client::{
     forming::{FormFailure, FormRequest, Forming as Shown, Founder, Init, Phase, Place, RefusedJoin, Token},
@@ -12,6 +12,7 @@ use bftd_core::{
     membership::{Genesis, Member},
     protocol::Protocol,
 };
+use quinn::VarInt;
 
 use super::{
     Forming, Shared, State, address, check_genesis,
@@ -33,10 +34,14 @@ impl Forming {
             Request::Form(FormRequest::CreateToken { for_s, uses }) => {
                 self.create_token(for_s, uses).await.map_or_else(fail, Response::Token)
             }
-            Request::Form(form) => match self.change(form).await {
-                Ok(()) => Response::Forming(Box::new(self.shown().await)),
-                Err(failure) => fail(failure),
-            },
+            Request::Form(form) => {
+                // In a task of its own: what has begun is brought to an end, be the client there or not.
+                let changed = tokio::spawn(Arc::clone(&self.shared).change(form));
+                match changed.await.unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic())) {
+                    Ok(()) => Response::Forming(Box::new(self.shown().await)),
+                    Err(failure) => fail(failure),
+                }
+            }
             Request::Status => Response::Status(Box::new(self.status().await)),
             Request::Examine => {
                 let shared = &self.shared;
@@ -44,25 +49,6 @@ impl Forming {
                 Response::Examined(doctor::examine_unformed(&shared.directory, socket).await)
             }
             _ => Response::Failed(Failure::Uninitialised),
-        }
-    }
-
-    async fn change(&self, request: FormRequest) -> Result<(), FormFailure> {
-        if request == FormRequest::Progress {
-            return Ok(());
-        }
-        let shared = &self.shared;
-        let _operator = shared.operator.lock().await;
-        if let Some(genesis) = &shared.state.lock().await.genesis {
-            return repeated(&request, genesis, shared.identity.public_key());
-        }
-        match request {
-            FormRequest::Init(init) => shared.init(init).await,
-            FormRequest::Join { token, place } => shared.join(&token, &place).await,
-            FormRequest::TakeGenesis { text } => shared.take_text(&text).await,
-            FormRequest::Forget { name } => shared.forget(name).await,
-            FormRequest::Abandon => shared.abandon().await,
-            FormRequest::Progress | FormRequest::CreateToken { .. } => Ok(()),
         }
     }
 
@@ -119,6 +105,24 @@ impl Forming {
 }
 
 impl Shared {
+    async fn change(self: Arc<Self>, request: FormRequest) -> Result<(), FormFailure> {
+        if request == FormRequest::Progress {
+            return Ok(());
+        }
+        let _operator = self.operator.lock().await;
+        if let Some(genesis) = &self.state.lock().await.genesis {
+            return repeated(&request, genesis, self.identity.public_key());
+        }
+        match request {
+            FormRequest::Init(init) => self.init(init).await,
+            FormRequest::Join { token, place } => self.join(&token, &place).await,
+            FormRequest::TakeGenesis { text } => self.take_text(&text).await,
+            FormRequest::Forget { name } => self.forget(name).await,
+            FormRequest::Abandon { phase } => self.abandon(phase).await,
+            FormRequest::Progress | FormRequest::CreateToken { .. } => Ok(()),
+        }
+    }
+
     async fn init(self: &Arc<Self>, init: Init) -> Result<(), FormFailure> {
         check_shape(&init)?;
         let (name, address) = address::resolve(&init.place, &self.config).await?;
@@ -178,6 +182,7 @@ impl Shared {
                 state.plan = Some(before);
                 if let Err(failure) = resumed {
                     state.trouble = Some(failure);
+                    tokio::spawn(Arc::clone(self).take_up());
                 }
             }
         }
@@ -214,31 +219,39 @@ impl Shared {
         let genesis = parse(text).map_err(|why| FormFailure::BadGenesis(why.trim_end().to_owned()))?;
         check_genesis(&genesis)?;
         let key = self.identity.public_key();
-        if !genesis.members.iter().any(|member| member.key == key) {
+        let Some(me) = genesis.members.iter().find(|member| member.key == key) else {
             return Err(FormFailure::BadGenesis(format!("no member has this host's key {key}")));
-        }
+        };
         if let Some(plan) = &self.state.lock().await.plan {
             return Err(engaged(plan));
         }
-        self.take_genesis(genesis).await
+        // A member that can't listen there would end at each start, and nobody could tell it anything any more.
+        let address = self.config.listen.unwrap_or(me.address);
+        UdpSocket::bind(address)
+            .map_err(|error| FormFailure::CantListen { address, why: error.to_string() })?;
+        self.take_genesis(None, genesis).await
     }
 
     async fn forget(&self, name: String) -> Result<(), FormFailure> {
         let mut state = self.state.lock().await;
         let Some(Plan::Gathering(plan)) = &state.plan else { return Err(FormFailure::NotGathering) };
         let mut plan = plan.clone();
-        if !plan.remove(&name) {
-            return Err(FormFailure::NoSuchMember(name));
-        }
+        let Some(key) = plan.remove(&name) else { return Err(FormFailure::NoSuchMember(name)) };
         self.keep(&mut state, Plan::Gathering(plan)).map_err(impossible)?;
+        if let Some(connection) = state.here.remove(&key) {
+            connection.close(VarInt::from_u32(0), b"taken out");
+        }
         drop(state);
         self.changed();
         Ok(())
     }
 
-    async fn abandon(&self) -> Result<(), FormFailure> {
+    async fn abandon(&self, phase: Phase) -> Result<(), FormFailure> {
         {
             let mut state = self.state.lock().await;
+            if let Some(plan) = state.plan.as_ref().filter(|plan| plan.phase() != phase) {
+                return Err(engaged(plan));
+            }
             Plan::forget(&self.directory).map_err(impossible)?;
             state.plan = None;
             (state.gathered, state.trouble) = (None, None);
@@ -372,7 +385,7 @@ fn repeated(request: &FormRequest, genesis: &Genesis, key: PublicKey) -> Result<
                 && me().is_some_and(|me| suits(place, me))
         }),
         FormRequest::TakeGenesis { text } => parse(text).is_ok_and(|given| given == *genesis),
-        FormRequest::CreateToken { .. } | FormRequest::Forget { .. } | FormRequest::Abandon => false,
+        FormRequest::CreateToken { .. } | FormRequest::Forget { .. } | FormRequest::Abandon { .. } => false,
     };
     if is_so { Ok(()) } else { Err(formed_here(genesis)) }
 }

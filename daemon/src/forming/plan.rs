@@ -3,12 +3,16 @@
 //! Rules of gathering:
 //! - A member is who holds its key. One that is among the members is so whatever has become of its token.
 //! - Each name, each address and each key is there once.
+//! - Who is taken out again takes the token along that it came with.
 //! - A token counts the keys that used it, so that a joiner that asks again does not use it up.
 //! - The genesis follows from what is kept here alone: members in the order of their names, numbered from 1.
 
 use std::path::Path;
 
-use bftd_client::{forming::FormFailure, genesis::is_name};
+use bftd_client::{
+    forming::{FormFailure, Phase},
+    genesis::is_name,
+};
 use bftd_core::{
     crypto::{Digest, PublicKey},
     ids::MemberId,
@@ -95,6 +99,14 @@ pub struct Claim<'a> {
 }
 
 impl Plan {
+    /// What it makes of a daemon.
+    pub fn phase(&self) -> Phase {
+        match self {
+            Self::Gathering(_) => Phase::Gathering,
+            Self::Joining(_) => Phase::Joining,
+        }
+    }
+
     /// What is kept in a directory.
     ///
     /// # Errors
@@ -148,6 +160,9 @@ impl Gathering {
                 return Err(FormFailure::TokenUsedUp { uses: token.uses });
             }
         }
+        if !candidate.key.is_sound() {
+            return Err(FormFailure::Impossible("anybody can sign for this host's key".to_owned()));
+        }
         self.check_place(candidate)?;
         if !is_known && self.is_complete() {
             return Err(FormFailure::Full { expect: self.expect.into() });
@@ -194,10 +209,13 @@ impl Gathering {
         }
     }
 
-    /// Takes a member out again. The first one, which gathers, stays.
-    pub fn remove(&mut self, name: &str) -> bool {
+    /// Takes a member out again, and revokes the token that it came with: it asks again all the time, and may be somebody whom nobody
+    /// invited. Answers with its key. The first one, which gathers, stays.
+    pub fn remove(&mut self, name: &str) -> Option<PublicKey> {
         let found = self.members.iter().skip(1).position(|member| member.name == name);
-        found.map(|at| self.members.remove(at + 1)).is_some()
+        let key = found.map(|at| self.members.remove(at + 1))?.key;
+        self.tokens.retain(|token| !token.used_by.contains(&key));
+        Some(key)
     }
 
     /// A new token.

@@ -106,10 +106,14 @@ fn a_token_counts_hosts_and_a_member_needs_it_no_more() {
     assert_eq!(gathering.members.len(), 2);
     assert_eq!(gathering.members[1], moved);
 
-    assert!(!gathering.remove("host1"), "who gathers stays");
-    assert!(gathering.remove("host2"));
-    assert_eq!(gathering.check(&claim(&two, &invitation), NOW), Ok(()), "its use of the token stays its own");
-    assert!(!gathering.remove("host2"));
+    assert_eq!(gathering.remove("host1"), None, "who gathers stays");
+    assert!(gathering.remove("host2").is_some());
+    assert_eq!(
+        gathering.check(&claim(&two, &invitation), NOW),
+        Err(FormFailure::UnknownToken),
+        "nor can it come back"
+    );
+    assert_eq!(gathering.remove("host2"), None);
 }
 
 #[test]

@@ -68,21 +68,21 @@ pub(super) fn server_config(
     me: MemberId,
     members: &Arc<Membership>,
 ) -> Result<QuicServerConfig, TlsError> {
-    let verifier = AnyMember { me, members: members.clone(), keys: KeyCheck::new() };
     let protocols = vec![alpn(members.cluster()).into_bytes(), FORMING_ALPN.to_vec()];
-    server(identity, Arc::new(verifier), protocols)
+    server(identity, Some((me, Arc::clone(members))), protocols)
 }
 
 /// How a daemon that gathers or joins answers: it lets any key in.
 pub(crate) fn forming_server_config(identity: &Identity) -> Result<QuicServerConfig, TlsError> {
-    server(identity, Arc::new(AnyKey { keys: KeyCheck::new() }), vec![FORMING_ALPN.to_vec()])
+    server(identity, None, vec![FORMING_ALPN.to_vec()])
 }
 
 fn server(
     identity: &Identity,
-    verifier: Arc<dyn ClientCertVerifier>,
+    members: Option<(MemberId, Arc<Membership>)>,
     protocols: Vec<Vec<u8>>,
 ) -> Result<QuicServerConfig, TlsError> {
+    let verifier = Arc::new(Diallers { members, keys: KeyCheck::new() });
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -208,15 +208,15 @@ impl KeyCheck {
     }
 }
 
-/// Lets in every member but this node.
+/// Lets in whoever has a key, or every member but this node.
 #[derive(Debug)]
-struct AnyMember {
-    me: MemberId,
-    members: Arc<Membership>,
+struct Diallers {
+    /// This node, and the members, where there are any.
+    members: Option<(MemberId, Arc<Membership>)>,
     keys: KeyCheck,
 }
 
-impl ClientCertVerifier for AnyMember {
+impl ClientCertVerifier for Diallers {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -228,54 +228,12 @@ impl ClientCertVerifier for AnyMember {
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let key = self.keys.only_key(certificate, others)?;
-        match self.members.by_key(&key) {
+        let Some((me, members)) = &self.members else { return Ok(ClientCertVerified::assertion()) };
+        match members.by_key(&key) {
             None => Err(Refusal::Stranger(key).into()),
-            Some(member) if member.id == self.me => Err(Refusal::OwnKey.into()),
+            Some(member) if member.id == *me => Err(Refusal::OwnKey.into()),
             Some(_) => Ok(ClientCertVerified::assertion()),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(only_tls13())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.keys.check_handshake(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-}
-
-/// Lets in whoever has a key.
-#[derive(Debug)]
-struct AnyKey {
-    keys: KeyCheck,
-}
-
-impl ClientCertVerifier for AnyKey {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.keys.only_key(certificate, others).map(|_| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

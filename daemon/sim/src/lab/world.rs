@@ -16,7 +16,7 @@ use bftd_core::{
     durable::Durable,
     ids::{Index, MemberId, Now},
     kv::{Expect, Operation},
-    membership::{Genesis, Member, Membership},
+    membership::Membership,
     replica::{Replica, Setup},
     verify::Verifier,
 };
@@ -95,7 +95,7 @@ impl<'a> World<'a> {
         progress: &'a dyn Fn(),
     ) -> Self {
         let scheme = Scheme::new(experiment.nodes, false);
-        let members = Arc::new(membership(experiment, &scheme));
+        let members = Arc::new(scheme.membership("lab", experiment.protocol));
         Self {
             experiment,
             cast,
@@ -472,17 +472,6 @@ fn kind(content: &Content) -> &'static str {
         Content::Message(message) => message.name(),
         Content::Bytes(_) => "Rubbish",
     }
-}
-
-fn membership(experiment: &Experiment, scheme: &Scheme) -> Membership {
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    let members = scheme
-        .signers
-        .iter()
-        .map(|(id, signer)| Member { id: *id, name: format!("node{id}"), key: signer.public_key(), address })
-        .collect();
-    let genesis = Genesis { name: "lab".to_owned(), protocol: experiment.protocol, created_ms: 0, members };
-    genesis.membership().expect("the members of a laboratory form a cluster")
 }
 
 /// What this thread has used of a processor.
