@@ -19,7 +19,7 @@ use bftd_core::{
     block::Request,
     durable::Record,
     evidence::Evidence,
-    ids::{Index, MemberId, Now},
+    ids::{Index, MemberId, Now, Term},
     limits::{MAX_BATCH, MAX_BATCH_REQUESTS, Timing},
     membership::Membership,
     message::Message,
@@ -125,6 +125,8 @@ pub struct Driver {
 
     /// Records emitted, and records durable: numbered from 1.
     emitted: u64,
+    /// The term in which the leader's state was last said to differ.
+    differed_in: Option<Term>,
     durable: u64,
     /// In the order of emission. Bounded, as the replica's window and the log's bounds are.
     held: VecDeque<(u64, Effect)>,
@@ -229,6 +231,7 @@ impl Driver {
             tracer: Tracer::new(parts.me, Arc::clone(&parts.members)),
             parts,
             emitted: 0,
+            differed_in: None,
             durable: 0,
             held: VecDeque::new(),
             loopback: VecDeque::new(),
@@ -526,7 +529,7 @@ impl Driver {
         });
     }
 
-    fn log_report(&self, report: &Report) {
+    fn log_report(&mut self, report: &Report) {
         match report {
             Report::EnteredTerm(term) => {
                 tracing::info!(message_id = logging::ENTERED_TERM, term = term.0, "entered a term");
@@ -564,6 +567,8 @@ impl Driver {
                     "a member is proved to have lied; see `bftctl evidence ls`"
                 );
             }
+            // Each of the leader's blocks may show it.
+            Report::StateDiffers(term, _) if self.differed_in.replace(*term) == Some(*term) => {}
             Report::StateDiffers(term, index) => tracing::error!(
                 message_id = logging::STATE_DIFFERS,
                 term = term.0,

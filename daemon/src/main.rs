@@ -7,6 +7,7 @@ use std::{
 };
 
 use bftd::{
+    admin,
     args::{Arguments, Command, ConfigCommand},
     config::{Config, Overrides},
     doctor,
@@ -184,6 +185,7 @@ fn config(path: &Path, overrides: &Overrides, command: &ConfigCommand) -> Result
     match command {
         ConfigCommand::Show => print!("{}", toml::to_string(&config).map_err(Failure::runtime)?),
         ConfigCommand::Check => {
+            admin::check_path(&config.admin.socket).map_err(Failure::configuration)?;
             let Some((genesis, members)) = node::read_genesis(&config).map_err(Failure::configuration)?
             else {
                 println!(

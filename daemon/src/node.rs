@@ -171,6 +171,12 @@ impl NodeError {
                 | Self::GenesisLost { .. }
                 | Self::Forming(FileError::Malformed { .. })
                 | Self::Unsound { .. }
+                | Self::Identity(
+                    IdentityError::KeyExposed { .. }
+                        | IdentityError::DirectoryExposed { .. }
+                        | IdentityError::Malformed { .. }
+                )
+                | Self::Admin(AdminError::PathTooLong { .. })
         )
     }
 }

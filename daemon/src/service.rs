@@ -88,7 +88,7 @@ impl Service for NodeService {
 
 impl NodeService {
     async fn execute(&self, peer: PeerCredentials, operation: &Operation) -> Result<Response, Failure> {
-        self.check_allowed(peer, operation)?;
+        self.check_allowed(peer, operation).await?;
         let Executed { outcome, block } = self.change(operation, None).await?;
         Ok(Response::Executed { outcome, index: block.index.0, term: block.term.0 })
     }
@@ -98,7 +98,7 @@ impl NodeService {
         peer: PeerCredentials,
         operation: &Operation,
     ) -> Result<Response, Failure> {
-        self.check_allowed(peer, operation)?;
+        self.check_allowed(peer, operation).await?;
         let (since, before) = (Instant::now(), self.tallies());
         let (answer, phases) = oneshot::channel();
         let asked = Box::new(Asked { since, answer });
@@ -108,9 +108,9 @@ impl NodeService {
     }
 
     /// Refuses what this client may not ask for, or this cluster can't do.
-    fn check_allowed(&self, peer: PeerCredentials, operation: &Operation) -> Result<(), Failure> {
+    async fn check_allowed(&self, peer: PeerCredentials, operation: &Operation) -> Result<(), Failure> {
         let Operation::SetProtocol { protocol } = operation else { return Ok(()) };
-        if !peer.is_admin() {
+        if !peer.is_admin().await {
             return Err(Failure::Denied(format!(
                 "the protocol is set by root, by the daemon's own user, and by members of the group {ADMIN_GROUP}"
             )));
@@ -244,7 +244,7 @@ impl NodeService {
         change: &FaultChange,
         beyond_f: bool,
     ) -> Result<Response, Failure> {
-        if !peer.is_admin() {
+        if !peer.is_admin().await {
             return Err(Failure::Denied(format!(
                 "faults are injected by root, by the daemon's own user, and by members of the group {ADMIN_GROUP}"
             )));

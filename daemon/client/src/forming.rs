@@ -243,8 +243,10 @@ pub enum FormFailure {
         /// How many.
         expect: u64,
     },
-    /// The inviter has no place for one more connection at this moment.
-    #[error("the inviter at {0} is busy with others")]
+    /// The inviter has no place for one more connection at this moment, or ends the one that there was.
+    #[error(
+        "the inviter at {0} has closed the connection: it is busy with others, was started again, or gathers no more"
+    )]
     InviterBusy(SocketAddr),
     /// An address that can't be used.
     #[error("{0}")]

@@ -30,7 +30,7 @@ use nix::unistd::{Group, Uid, User};
 use tokio::{
     net::UnixListener,
     sync::{Semaphore, watch},
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::timeout,
 };
 
@@ -75,8 +75,12 @@ pub const ADMIN_GROUP: &str = "bftd-admin";
 
 impl PeerCredentials {
     /// Whether the user may do more than read and write: root, the daemon's own user, and members of [`ADMIN_GROUP`].
-    pub fn is_admin(&self) -> bool {
-        self.uid == 0 || self.uid == rustix::process::geteuid().as_raw() || self.is_in(ADMIN_GROUP)
+    pub async fn is_admin(self) -> bool {
+        // The group database may be far away.
+        let is_listed = || spawn_blocking(move || self.is_in(ADMIN_GROUP));
+        self.uid == 0
+            || self.uid == rustix::process::geteuid().as_raw()
+            || is_listed().await.is_ok_and(|is_listed| is_listed)
     }
 
     /// Whether it is the user's own group, or the host's group database has the user in it. An unknown group has no members.
@@ -116,6 +120,18 @@ pub enum AdminError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// Whether a path can be a socket's.
+///
+/// # Errors
+/// [`AdminError::PathTooLong`].
+pub fn check_path(path: &Path) -> Result<(), AdminError> {
+    let bytes = path.as_os_str().len();
+    if bytes > LONGEST_PATH {
+        return Err(AdminError::PathTooLong { path: path.to_owned(), bytes });
+    }
+    Ok(())
 }
 
 /// The open socket. Its file is removed when this is dropped.
@@ -162,10 +178,7 @@ impl AdminServer {
     /// # Errors
     /// See [`AdminError`].
     pub fn bind(path: &Path) -> Result<Self, AdminError> {
-        let bytes = path.as_os_str().len();
-        if bytes > LONGEST_PATH {
-            return Err(AdminError::PathTooLong { path: path.to_owned(), bytes });
-        }
+        check_path(path)?;
         let failed = |source| AdminError::Io { path: path.to_owned(), source };
         if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
             match BlockingStream::connect(path) {

@@ -38,7 +38,7 @@ impl Service for Front {
     async fn handle(&self, peer: PeerCredentials, request: Request) -> Response {
         if let Request::Form(form) = &request
             && *form != FormRequest::Progress
-            && !peer.is_admin()
+            && !peer.is_admin().await
         {
             return Response::Failed(Failure::Denied(format!(
                 "clusters are formed by root, by the daemon's own user, and by members of the group {ADMIN_GROUP}"
