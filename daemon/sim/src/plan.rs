@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub reads: u32,
     /// How often an operator has the cluster go over to another protocol meanwhile.
     pub switches: u32,
+    /// How often a daemon is told to stop: it hands its term on, and is gone soon after.
+    pub leaves: u32,
     /// A message's time on the way: at least, and at most.
     pub delay_us: (u64, u64),
     /// A sync's time.
@@ -138,6 +140,7 @@ impl Plan {
             writes: 0,
             reads: 0,
             switches: 0,
+            leaves: 0,
             delay_us: (1_000, 1_000),
             sync_us: (200, 200),
             execute_us: (0, 0),
@@ -202,6 +205,7 @@ impl Plan {
             chaos_us: random.random_range(200_000..1_600_000),
             writes: random.random_range(1..=10),
             switches,
+            leaves: 0,
             reads: if random.random_bool(0.5) { random.random_range(1..=12) } else { 0 },
             delay_us: if slow_net { (200, 40_000) } else { (50, 2_000) },
             sync_us: if slow_disk { (200, 40_000) } else { (50, 1_000) },
@@ -232,15 +236,18 @@ impl Plan {
             skew_ms: if random.random_bool(0.2) { 500 } else { 0 },
             liars,
         };
-        drawn.switched_later(options, random)
+        drawn.with_later(options, random)
     }
 
     /// What came to be drawn later than the rest: from a stream of its own, so that seeds kept their meaning.
-    fn switched_later(self, options: &Options, random: &ChaCha8Rng) -> Self {
+    fn with_later(self, options: &Options, random: &ChaCha8Rng) -> Self {
         let mut random = random.clone();
         random.set_stream(1);
         let goes_over = options.protocol == Protocol::BftRaft && random.random_bool(0.1);
-        Self { switches: if goes_over { random.random_range(1..=2) } else { self.switches }, ..self }
+        let switches = if goes_over { random.random_range(1..=2) } else { self.switches };
+        random.set_stream(2);
+        let leaves = if random.random_bool(0.15) { random.random_range(1..=3) } else { 0 };
+        Self { switches, leaves, ..self }
     }
 }
 

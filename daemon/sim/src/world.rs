@@ -63,6 +63,9 @@ enum Next {
     Execute(MemberId, u64),
     Start(MemberId),
     Crash,
+    /// A member is told to stop, and then does.
+    Leave,
+    Stop(MemberId),
     /// Of a liar whose lie it is, calm or not.
     Relapse(MemberId),
     Cut,
@@ -85,6 +88,8 @@ pub(crate) struct World<'a> {
     nodes: BTreeMap<MemberId, Node>,
     cut: BTreeSet<(MemberId, MemberId)>,
     is_calm: bool,
+    /// Who is about to stop.
+    leaving: BTreeSet<MemberId>,
     /// Nodes to crash when the current event is over.
     doomed: Vec<MemberId>,
     next_write: u64,
@@ -133,6 +138,7 @@ impl<'a> World<'a> {
             nodes,
             cut: BTreeSet::new(),
             is_calm: false,
+            leaving: BTreeSet::new(),
             doomed: Vec::new(),
             next_write: 0,
             next_read: 0,
@@ -171,6 +177,10 @@ impl<'a> World<'a> {
         for _ in 0..self.plan.switches {
             let at = self.random.random_range(0..self.plan.chaos_us);
             self.schedule(at, Next::Switch);
+        }
+        for _ in 0..self.plan.leaves {
+            let at = self.random.random_range(0..self.plan.chaos_us);
+            self.schedule(at, Next::Leave);
         }
         self.schedule_fault(self.plan.crash_every_us, Next::Crash);
         self.schedule_fault(self.plan.cut_every_us, Next::Cut);
@@ -248,6 +258,8 @@ impl<'a> World<'a> {
                 }
                 Ok(())
             }
+            Next::Leave => self.tell_to_stop(),
+            Next::Stop(id) => self.stop(id),
             Next::Relapse(id) => {
                 let in_us = between(RELAPSE_US, &mut self.random);
                 self.schedule(in_us, Next::Relapse(id));

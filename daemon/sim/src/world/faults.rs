@@ -4,17 +4,23 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bftd_core::{
     ids::MemberId,
-    replica::{Replica, Setup},
+    replica::{Input, Replica, Setup},
 };
 use rand::RngExt;
 
 use super::{Next, Step, World};
 use crate::{event::Event, node::Node, plan::between};
 
+/// How soon a member stops after it was told to: it may hear of the next term, or not.
+const STOPS_IN_US: (u64, u64) = (1_000, 400_000);
+
 impl World<'_> {
     pub(super) fn calm(&mut self) -> Step {
         self.is_calm = true;
         self.cut.clear();
+        for id in self.leaving.clone() {
+            self.stop(id)?;
+        }
         let ids: Vec<_> = self.members.ids().collect();
         for id in ids {
             self.start(id)?;
@@ -33,6 +39,20 @@ impl World<'_> {
         let durable = node.disk.durable.clone();
         self.schedule(down_us, Next::Start(id));
         self.observe(&Event::Crashed { node: id, durable: &durable })
+    }
+
+    /// An operator tells a member to stop.
+    pub(super) fn tell_to_stop(&mut self) -> Step {
+        let id = self.next_victim();
+        self.leaving.insert(id);
+        let in_us = between(STOPS_IN_US, &mut self.random);
+        self.schedule(in_us, Next::Stop(id));
+        self.step(id, Input::Leave)
+    }
+
+    /// Who was told to stop is gone, unless it went before.
+    pub(super) fn stop(&mut self, id: MemberId) -> Step {
+        if self.leaving.remove(&id) { self.crash(id) } else { Ok(()) }
     }
 
     pub(super) fn start(&mut self, id: MemberId) -> Step {
