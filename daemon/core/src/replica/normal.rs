@@ -564,21 +564,19 @@ impl Replica {
     /// Votes to the leader whose certificate should have come by now. Others are awaited.
     fn repeat_overdue_votes(&mut self) {
         let Some(open) = self.safety.open() else { return };
-        let resend_us = self.setup.timing.resend_us;
-        let overdue: Vec<_> = self
-            .tree
-            .descend(&open.tip.digest)
-            .filter(|block| {
-                self.tree.since_us(&block.digest()).is_some_and(|since| since + resend_us <= self.now_us())
-            })
-            .map(|block| block.reference())
-            .filter(|block| self.goes_to_leader(block.index))
-            .collect();
+        let since_us = self.now_us().saturating_sub(self.setup.timing.resend_us);
+        let is_overdue = |block: &BlockRef| {
+            self.tree.since_us(&block.digest).is_some_and(|came_us| came_us <= since_us)
+                && self.goes_to_leader(block.index)
+        };
+        let chain = self.tree.descend(&open.tip.digest).map(|block| block.reference());
+        let overdue: Vec<_> = chain.filter(is_overdue).collect();
+        let is_position_overdue =
+            self.safety.position().is_some_and(|certificate| is_overdue(&certificate.block()));
         for block in overdue {
             self.repeat_vote(block);
         }
-        let position = self.safety.position().map(|certificate| certificate.block().index);
-        if position.is_some_and(|index| self.goes_to_leader(index)) {
+        if is_position_overdue {
             self.term.committed_vote = Index(0);
             self.commit_to_prepared();
         }

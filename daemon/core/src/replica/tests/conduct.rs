@@ -39,8 +39,17 @@ impl Cluster {
 
 #[test]
 fn a_correct_leader_under_load_does_not_lapse() {
-    for worth_a_block in [1, Timing::default().worth_a_block] {
-        let mut cluster = Cluster::new(4);
+    let default = Timing::default().worth_a_block;
+    // With two rounds it shows what it gathered, where the row has it gather.
+    let rows = [
+        (Protocol::BftRaft, true, 1),
+        (Protocol::BftRaft, true, default),
+        (Protocol::BftRaft, false, default),
+        (Protocol::Pbft, false, default),
+        (Protocol::Ccro, false, default),
+    ];
+    for (protocol, one_round, worth_a_block) in rows {
+        let mut cluster = Cluster::of(protocol, 4, one_round);
         cluster.timing.worth_a_block = worth_a_block;
         for n in 1..=4 {
             cluster.crash(n);
@@ -49,12 +58,12 @@ fn a_correct_leader_under_load_does_not_lapse() {
         // Who led before it restarted is left.
         cluster.run(1_000);
         let term = cluster.status(2).term;
-        for _ in 0..300 {
+        for _ in 0..150 {
             cluster.load(100, |_| false);
-            assert_eq!(cluster.buckets(), [0; 4]);
+            assert_eq!(cluster.buckets(), [0; 4], "{protocol}");
         }
         assert_eq!(cluster.status(2).term, term);
-        assert!(cluster.requests(2).len() > 2_000);
+        assert!(cluster.requests(2).len() > 1_000);
     }
 }
 
