@@ -14,7 +14,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -197,6 +197,11 @@ fn write_durably(dir: &Path, path: &Path, contents: &[u8]) -> Result<(), Identit
         .mode(0o600)
         .open(&temporary)
         .map_err(failed("create", &temporary))?;
+    // Whoever the directory belongs to is to use the key, though root asks for it before the daemon's first start.
+    let owner = fs::metadata(dir).map_err(failed("inspect", dir))?;
+    if owner.uid() != rustix::process::geteuid().as_raw() {
+        fchown(&file, Some(owner.uid()), Some(owner.gid())).map_err(failed("hand over", &temporary))?;
+    }
     file.write_all(contents).and_then(|()| file.sync_all()).map_err(failed("write", &temporary))?;
     fs::rename(&temporary, path).map_err(failed("create", path))?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))
@@ -209,7 +214,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Identi
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, chown};
 
     use bftd_core::crypto::{CheckSignature, Ed25519};
 
@@ -217,6 +222,19 @@ mod tests {
 
     fn set_mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_key_belongs_to_whom_the_directory_belongs_to() {
+        const SOMEBODY: u32 = 54_321;
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        chown(dir.path(), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+        Identity::load_or_create(dir.path()).unwrap();
+        let key = fs::metadata(dir.path().join(KEY_FILE)).unwrap();
+        assert_eq!((key.uid(), key.gid(), key.mode() & 0o7777), (SOMEBODY, SOMEBODY, 0o600));
     }
 
     #[test]

@@ -48,6 +48,7 @@ const SERVER_NAME: &str = "bftd";
 /// TLS alerts as QUIC error codes (RFC 9001, §4.8): 0x100, plus the alert.
 const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
 const CERTIFICATE_UNKNOWN: u64 = 0x100 + 46;
+const DECRYPT_ERROR: u64 = 0x100 + 51;
 
 /// Opens the socket.
 pub fn bind(identity: &Identity, listen: SocketAddr) -> Result<Endpoint, FormFailure> {
@@ -106,6 +107,11 @@ pub fn explain(error: &ConnectionError, address: SocketAddr) -> FormFailure {
             _ => FormFailure::InviterBusy(address),
         },
         ConnectionError::VersionMismatch => FormFailure::OtherVersion(address),
+        // Our own TLS says so: a signature of the handshake is not the certificate's.
+        ConnectionError::TransportError(error) if u64::from(error.code) == DECRYPT_ERROR => {
+            let what = "it shows the inviter's key and does not have it: somebody is in between".to_owned();
+            FormFailure::InviterMisbehaves { address, what }
+        }
         // It runs: it has just closed the connection, or was started anew.
         ConnectionError::ApplicationClosed(_) | ConnectionError::Reset => FormFailure::InviterBusy(address),
         _ => FormFailure::InviterUnreachable { address, seconds: u64::from(IDLE_TIMEOUT_MS) / 1000 },

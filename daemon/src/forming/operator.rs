@@ -439,6 +439,9 @@ fn hints(shown: &Shown) -> Vec<String> {
             vec![
                 "it is tried again; bftctl join TOKEN with another token, or bftctl join --abandon"
                     .to_owned(),
+                "if the inviter is lost for good and other hosts are members already: take genesis.toml from the data directory \
+                 of one of them; here bftctl join --abandon, and bftctl init --genesis FILE"
+                    .to_owned(),
             ]
         }
         Phase::Joining => vec![format!("{missing} more to come; nothing is to be done on this host")],

@@ -8,6 +8,12 @@ use bftd_client::{
     protocol::{Failure, Request, Response},
 };
 use bftd_core::{ids::MemberId, membership::Member, protocol::Protocol};
+use quinn::crypto::rustls::QuicServerConfig;
+use rustls::{
+    crypto::aws_lc_rs::{self, sign::any_eddsa_type},
+    pki_types::PrivatePkcs8KeyDer,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
 use tokio::task::JoinSet;
 
 use super::{
@@ -146,6 +152,36 @@ async fn somebody_else_at_the_inviters_address_is_found_out_and_learns_nothing()
     );
     assert_eq!(heard.await.unwrap(), None, "the secret was not told");
     assert_eq!(inviter.members().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shows_the_inviters_certificate_without_its_key_is_found_out() {
+    let (inviter, invitation) = Host::gathering(4).await;
+    let other = Identity::ephemeral();
+    let key =
+        any_eddsa_type(&PrivatePkcs8KeyDer::try_from(other.private_key().secret_der()).unwrap()).unwrap();
+    let stolen = CertifiedKey::new(vec![inviter.identity.certificate()], key);
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(stolen)));
+    config.alpn_protocols = vec![b"bftd-form/1".to_vec()];
+    let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(config).unwrap()));
+    let in_between = Endpoint::server(config, free_address()).unwrap();
+    let address = in_between.local_addr().unwrap();
+    let answers =
+        tokio::spawn(async move { in_between.accept().await.unwrap().accept().unwrap().await.is_ok() });
+    let key = Arc::new(Identity::ephemeral());
+    let socket = answering(&key);
+    let fooled = Invitation { address, ..invitation };
+    let refused = refusal(&joiner(&fooled, &socket, &key, "b")).await;
+    assert!(
+        matches!(&refused, FormFailure::InviterMisbehaves { what, .. } if what.contains("somebody is in between")),
+        "{refused}"
+    );
+    assert!(!answers.await.unwrap(), "nothing was said to it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
