@@ -69,7 +69,7 @@ pub(super) struct Machine {
     pub held: VecDeque<(u64, Held)>,
 
     /// Requests of its clients that no batch has room for yet: one a client at most.
-    pub waiting: Vec<(u32, Request)>,
+    pub waiting: VecDeque<(u32, Request)>,
     pub submitted: Vec<u32>,
     pub batches: BTreeMap<(Incarnation, BatchNumber), Vec<u32>>,
 }
@@ -102,7 +102,7 @@ impl Machine {
             unsynced: VecDeque::new(),
             syncing: None,
             held: VecDeque::new(),
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
             submitted: Vec::new(),
             batches: BTreeMap::new(),
         }
