@@ -3,6 +3,8 @@
 //! Everything happens in the order of one queue, whose ties are broken by the order of scheduling, and all chance comes from one
 //! generator. What is under way is counted ([`World::pending`]), so that it is known when nothing is.
 
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::{
@@ -386,7 +388,11 @@ impl<'a> World<'a> {
         } else if machine.busy_until_ns <= now_ns && machine.inbox.is_empty() {
             self.work_off(id, item);
         } else {
-            machine.inbox.push_back(item);
+            match item {
+                // As in the daemon, whose driver looks at what became durable before it looks at anything else.
+                Item::Synced => machine.inbox.push_front(item),
+                _ => machine.inbox.push_back(item),
+            }
             self.call_when_free(id);
         }
     }
