@@ -44,7 +44,7 @@ pub struct Report {
     /// Messages that left a member, a committed request; none without a commit, as for all of these. Heartbeats and what else the clock alone makes members repeat to each other in a
     /// cluster at rest are not among them.
     pub messages_per_commit: Option<f64>,
-    /// Their encoded bytes.
+    /// Their encoded bytes, and those of lost packets once more each time that they are sent again.
     pub bytes_per_commit: Option<f64>,
     /// All that left, by kind.
     pub messages_by_kind: BTreeMap<&'static str, u64>,

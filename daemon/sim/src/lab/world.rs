@@ -449,8 +449,13 @@ impl<'a> World<'a> {
             Content::Message(message) => message.is_bulk(),
             Content::Bytes(_) => false,
         };
-        let at_ns = self.links.arrival_ns(mail.from, to, bytes, is_bulk, *at_ns, &mut self.random);
-        self.schedule_at(at_ns, Event::Arrive(to, mail));
+        let passage = self.links.pass(mail.from, to, bytes, is_bulk, *at_ns, &mut self.random);
+        if let Some(counts) = &mut self.counts
+            && !mail.is_idle
+        {
+            counts.bytes += passage.resent;
+        }
+        self.schedule_at(passage.arrival_ns, Event::Arrive(to, mail));
     }
 
     fn schedule(&mut self, in_ns: u64, event: Event) {
