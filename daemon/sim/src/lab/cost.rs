@@ -6,9 +6,10 @@ use std::sync::{
 };
 
 use bftd_core::crypto::{CheckSignature, PublicKey, Signature, Signer};
+use serde::Serialize;
 
 /// What work takes, in nanoseconds. The defaults were measured on one core of a small virtual machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Costs {
     /// To make a signature: ed25519 of aws-lc.
     pub sign_ns: u64,

@@ -3,6 +3,7 @@
 use bftd_core::ids::MemberId;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 /// The longest round trip, in milliseconds.
 const MAX_RTT_MS: f64 = 60_000.0;
@@ -19,6 +20,8 @@ const IDS: usize = 256;
 /// What messages go through.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {
+    /// Where its round trips come from.
+    name: &'static str,
     /// Round trips between sites, in nanoseconds: one row a site, one column a site. Member i is at site i mod their number.
     rtt_ns: Vec<Vec<u64>>,
     /// By how much a message may take longer than half a round trip, as a share of it.
@@ -74,7 +77,13 @@ pub enum BadNetwork {
 impl Network {
     /// One site. A round trip of 60 µs, as QUIC takes over loopback; lines of 10 Gbit/s.
     pub fn lan() -> Self {
-        Self { rtt_ns: vec![vec![60_000]], jitter: 0.1, loss: 0.0, bits_per_s: Some(10_000_000_000) }
+        Self {
+            name: "lan",
+            rtt_ns: vec![vec![60_000]],
+            jitter: 0.1,
+            loss: 0.0,
+            bits_per_s: Some(10_000_000_000),
+        }
     }
 
     /// Five sites on four continents (North America, two in Europe, South America, Asia) with lines of 1 Gbit/s. The round trips are
@@ -88,12 +97,12 @@ impl Network {
             [215, 175, 160, 320, 1],
         ];
         let rtt_ns = MS.iter().map(|row| row.iter().map(|ms| ms * 1_000_000).collect()).collect();
-        Self { rtt_ns, jitter: 0.1, loss: 0.0, bits_per_s: Some(1_000_000_000) }
+        Self { name: "wan", rtt_ns, jitter: 0.1, loss: 0.0, bits_per_s: Some(1_000_000_000) }
     }
 
     /// One site, in which every message takes exactly this long, however large it is.
     pub fn ideal(delay_ns: u64) -> Self {
-        Self { rtt_ns: vec![vec![2 * delay_ns]], jitter: 0.0, loss: 0.0, bits_per_s: None }
+        Self { name: "ideal", rtt_ns: vec![vec![2 * delay_ns]], jitter: 0.0, loss: 0.0, bits_per_s: None }
     }
 
     /// The same with other round trips: a matrix of milliseconds as text, a row a line, numbers between commas or blanks. What is
@@ -116,7 +125,7 @@ impl Network {
             }
             rtt_ns.push(times);
         }
-        let network = Self { rtt_ns, ..self };
+        let network = Self { name: "matrix", rtt_ns, ..self };
         for from in 0..rows.len() {
             for to in 0..from {
                 if network.rtt_between(from, to) != network.rtt_between(to, from) {
@@ -129,7 +138,7 @@ impl Network {
 
     /// The same with one round trip between all members.
     pub fn with_rtt_ns(self, rtt_ns: u64) -> Self {
-        Self { rtt_ns: vec![vec![rtt_ns]], ..self }
+        Self { name: "rtt", rtt_ns: vec![vec![rtt_ns]], ..self }
     }
 
     /// The same with messages that take up to this share longer.
@@ -161,6 +170,31 @@ impl Network {
         Ok(Self { bits_per_s: Some(bits_per_s), ..self })
     }
 
+    /// Where its round trips come from: `lan`, `wan`, `ideal`, `rtt` or `matrix`.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The round trips in milliseconds, a row a site, as [`Network::with_matrix`] reads them.
+    pub fn rtt_ms(&self) -> Vec<Vec<f64>> {
+        self.rtt_ns.iter().map(|row| row.iter().map(|ns| *ns as f64 / 1e6).collect()).collect()
+    }
+
+    /// By how much a message may take longer than half a round trip, as a share of it.
+    pub fn jitter(&self) -> f64 {
+        self.jitter
+    }
+
+    /// How likely a packet is lost.
+    pub fn loss(&self) -> f64 {
+        self.loss
+    }
+
+    /// What each member's line carries, in Mbit/s; none where it carries all.
+    pub fn bandwidth_mbit(&self) -> Option<f64> {
+        self.bits_per_s.map(|bits| bits as f64 / 1e6)
+    }
+
     /// The longest round trip.
     pub fn largest_rtt_ns(&self) -> u64 {
         let largest = self.rtt_ns.iter().flatten().max().copied().unwrap_or_default();
@@ -174,6 +208,18 @@ impl Network {
     fn rtt(&self, from: MemberId, to: MemberId) -> u64 {
         let site = |id: MemberId| (usize::from(id.0) - 1) % self.rtt_ns.len().max(1);
         self.rtt_between(site(from), site(to))
+    }
+}
+
+impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Network", 5)?;
+        fields.serialize_field("name", self.name)?;
+        fields.serialize_field("rtt_ms", &self.rtt_ms())?;
+        fields.serialize_field("jitter", &self.jitter)?;
+        fields.serialize_field("loss", &self.loss)?;
+        fields.serialize_field("bandwidth_mbit", &self.bandwidth_mbit())?;
+        fields.end()
     }
 }
 

@@ -145,7 +145,7 @@ impl World<'_> {
         // What a request costs in a batch beside its bytes, and a batch beside its requests.
         const OVERHEAD: usize = 8;
         let machine = self.machine(id);
-        if machine.waiting.is_empty() || !machine.replica.as_ref()?.may_submit() {
+        if machine.waiting.is_empty() || !machine.is_running() || !machine.replica.as_ref()?.may_submit() {
             return None;
         }
         let mut bytes = 256;
@@ -228,7 +228,7 @@ impl World<'_> {
                     self.send_one(id, to, &Message::Blocks(blocks), false, &mut at_ns);
                 }
             }
-            Output::Halt(_) => machine.has_halted = true,
+            Output::Halt(halt) => self.stop(id, halt),
             _ => {}
         }
     }
@@ -237,6 +237,10 @@ impl World<'_> {
         let machine = self.machine(id);
         let (state, _) = machine.state.execute(block);
         inputs.push_back(Input::Executed(block.reference(), state));
+        if !self.cast.contains_key(&id) {
+            self.history.note(block.reference(), state);
+        }
+        let machine = self.machine(id);
         let own = block.batches().iter().filter(|batch| batch.origin == id);
         let answered: Vec<_> = own
             .filter_map(|batch| machine.batches.remove(&(batch.incarnation, batch.number)))
