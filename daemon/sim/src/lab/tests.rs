@@ -157,6 +157,21 @@ fn a_narrow_line_and_lost_packets_cost_time() {
 }
 
 #[test]
+fn what_the_clock_alone_makes_members_send_is_not_counted() {
+    for protocol in Protocol::ALL {
+        let quick = Experiment { one_round: false, ..few(protocol, 4, 100) };
+        let slow = run(&Experiment { network: Network::ideal(5_000_000), ..quick.clone() });
+        assert!(slow.idle_messages > 20, "heartbeats were sent: {slow:?}");
+        // Some votes go to everybody until voters know how long a round trip takes.
+        let but_for_votes = |report: Report| {
+            let kinds = report.messages_by_kind.into_iter();
+            kinds.filter(|(kind, _)| !kind.ends_with("Vote")).collect::<Vec<_>>()
+        };
+        assert_eq!(but_for_votes(slow), but_for_votes(run(&quick)));
+    }
+}
+
+#[test]
 fn clients_share_blocks() {
     for protocol in Protocol::ALL {
         let alone = run(&few(protocol, 4, 300));
