@@ -259,6 +259,10 @@ fn members_that_part_exit_8_and_members_that_stop_before_it_do_not() {
         stdout.contains("pbft, 3 members: node 2 stopped: more than f members are faulty: block 2"),
         "{stdout}"
     );
+    let all_was_committed = words(6).replace("--requests 5", "--requests 1");
+    let (code, stdout, stderr) = lab(directory.path(), &all_was_committed);
+    assert!(code == 1 && stdout.contains("1/1  yes"), "{code} {stdout}");
+    assert!(stderr.contains("correct members stopped: 2, 3"), "{stderr}");
     let (_, stdout, stderr) = lab(directory.path(), &words(1));
     assert!(stdout.contains("0/5  yes") && !stderr.contains("differ"), "{stdout}{stderr}");
 }
