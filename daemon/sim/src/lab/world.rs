@@ -3,6 +3,7 @@
 //! Everything happens in the order of one queue, whose ties are broken by the order of scheduling, and all chance comes from one
 //! generator. What is under way is counted ([`World::pending`]), so that it is known when nothing is.
 
+mod correct;
 mod history;
 #[cfg(test)]
 mod tests;
@@ -10,14 +11,14 @@ mod work;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    collections::{BTreeMap, BinaryHeap},
     sync::Arc,
 };
 
 use bftd_core::{
     block::Request,
     durable::Durable,
-    ids::{Index, MemberId, Now},
+    ids::{MemberId, Now},
     kv::{Expect, Operation},
     membership::Membership,
     replica::{Halt, Replica, Setup},
@@ -34,7 +35,7 @@ use super::{
     cost::{Counted, CountedCheck, Meter},
     machine::{Item, Machine, Mail},
     network::Links,
-    report::{ConsensusTime, Counts, Lagging, Report, Stopped, by_misconduct},
+    report::{ConsensusTime, Counts, Report, by_misconduct},
 };
 use crate::{node::State, scheme::Scheme};
 
@@ -331,58 +332,6 @@ impl<'a> World<'a> {
             cpu_seconds: 0.0,
             nodes_tally: tallies,
         }
-    }
-
-    // What correct members know.
-
-    fn correct(&self) -> impl Iterator<Item = (&Machine, bftd_core::replica::Status)> {
-        let correct = self.machines.iter().filter(|machine| !self.cast.contains_key(&machine.id));
-        correct.filter_map(|machine| Some((machine, machine.replica.as_ref()?.status())))
-    }
-
-    /// Whether all that run have executed all that is committed, and nothing else is known to any.
-    fn is_level(&self) -> bool {
-        let running = self.correct().filter(|(machine, _)| machine.is_running());
-        let mut heights = running.map(|(machine, status)| {
-            let executed = machine.executed();
-            (executed == status.committed.index).then_some(executed)
-        });
-        let Some(first) = heights.next() else { return true };
-        first.is_some() && heights.all(|height| height == first)
-    }
-
-    /// Who runs, and has not executed what another one has.
-    fn lagging(&self) -> Vec<Lagging> {
-        let highest = self.correct().map(|(machine, _)| machine.executed()).max().unwrap_or(Index(0));
-        let running = self.correct().filter(|(machine, _)| machine.is_running());
-        let behind = running.map(|(it, _)| Lagging { id: it.id.0, blocks: highest.0 - it.executed().0 });
-        behind.filter(|lagging| lagging.blocks > 0).collect()
-    }
-
-    /// Who runs no more, though it is correct.
-    fn stopped(&self) -> Vec<Stopped> {
-        let halted = self.correct().filter_map(|(machine, _)| Some((machine.id.0, machine.halted.as_ref()?)));
-        halted.map(|(id, halt)| Stopped { id, why: halt.to_string() }).collect()
-    }
-
-    /// The highest committed index.
-    fn height(&self) -> u64 {
-        self.correct().map(|(_, status)| status.committed.index).max().unwrap_or(Index(0)).0
-    }
-
-    fn term(&self) -> u64 {
-        self.correct().map(|(_, status)| status.term.0).max().unwrap_or_default()
-    }
-
-    /// The leader of the highest term.
-    fn leader(&self) -> Option<MemberId> {
-        self.correct().max_by_key(|(_, status)| status.term).map(|(_, status)| status.leader)
-    }
-
-    fn evidence(&self) -> usize {
-        let replicas = self.machines.iter().filter(|machine| !self.cast.contains_key(&machine.id));
-        let proofs = replicas.filter_map(|machine| machine.replica.as_ref()).flat_map(Replica::evidence);
-        proofs.map(|proof| proof.offence(&self.members)).collect::<BTreeSet<_>>().len()
     }
 
     // Time.

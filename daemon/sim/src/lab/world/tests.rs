@@ -1,7 +1,10 @@
 #![allow(clippy::unwrap_used)]
 use bftd_core::protocol::Protocol;
 
-use super::*;
+use super::{
+    super::report::{Lagging, Stopped},
+    *,
+};
 
 #[test]
 fn a_busy_member_looks_at_what_became_durable_first() {
