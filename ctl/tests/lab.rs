@@ -114,17 +114,37 @@ fn csv_has_a_line_a_run() {
     let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
     let header = "protocol,nodes,f,quorum,one_round,offline,malicious,equivocate,seed,clients,requests,committed,blocks,agreement,\
                   p50_ms,p99_ms,max_ms,delays,messages_per_commit,bytes_per_commit,signatures_per_commit,\
-                  verifications_per_commit,term_changes,virtual_seconds,cpu_seconds";
+                  verifications_per_commit,term_changes,virtual_seconds,cpu_seconds,\
+                  value_size,faulty_leader,beyond_f,offline_members,malicious_members,equivocate_members,network,rtt_ms,\
+                  jitter,loss,bandwidth_mbit,sign_ns,verify_ns,message_ns,fsync_ns,disagreement_at,lag,stopped";
     assert_eq!(text.lines().next().unwrap(), header);
     assert!(rows.len() == 5 && rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
     assert_eq!(
         rows[4][..14],
         ["pbft", "7", "2", "5", "false", "1", "0", "0", "1", "1", "4", "4", "4", "true"]
     );
-    assert!(rows[1..].iter().flat_map(|row| &row[14..]).all(|field| field.parse::<f64>().is_ok()), "{text}");
+    assert!(
+        rows[1..].iter().flat_map(|row| &row[14..26]).all(|field| field.parse::<f64>().is_ok()),
+        "{text}"
+    );
+    let gone = rows[4][28];
+    assert!((2..=7).contains(&gone.parse::<u8>().unwrap()), "one of those that don't lead: {gone}");
+    let how = ["256", "false", "false", gone, "", "", "lan", "0.06", "0.1", "0", "10000"];
+    assert_eq!(rows[4][25..36], how);
+    assert_eq!(rows[4][36..], ["5500", "24000", "1000", "100000", "", "0", "0"]);
+    let sites =
+        ok(directory.path(), "--protocols raft --offline-members 2,4 --nodes 5 --network wan --csv -");
+    assert!(sites.contains(",2 4,,,wan,1 70 90 115 215;70 1 25 180 175;"), "{sites}");
     ok(directory.path(), &format!("{words} --csv runs.csv"));
-    let without_cpu =
-        |text: &str| text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect::<Vec<_>>();
+    let without_cpu = |text: &str| {
+        let fields = |line: &str| line.split(',').map(str::to_owned).collect::<Vec<_>>();
+        let rows = text.lines().map(fields);
+        let without = |mut row: Vec<String>| {
+            row.remove(24);
+            row
+        };
+        rows.map(without).collect::<Vec<_>>()
+    };
     assert_eq!(
         without_cpu(&fs::read_to_string(directory.path().join("runs.csv")).unwrap()),
         without_cpu(&text)
@@ -180,6 +200,13 @@ fn what_can_not_be_measured_exits_2_and_says_why() {
         ("--value-size 99999999", "a number of bytes from 0 to"),
         ("--plot nowhere/lab.svg", "nowhere is no directory"),
         ("--csv .", "can't write ."),
+        ("--malicious 1", "--protocols bft-raft,pbft,ccro alone; or --beyond-f"),
+        ("--protocols raft,ccro --equivocate 1", "--protocols ccro alone; or --beyond-f"),
+        ("--protocols raft --malicious 1", "--protocols bft-raft alone; or --beyond-f"),
+        ("--faulty-leader", "--faulty-leader needs faulty members to be drawn"),
+        ("--faulty-leader --offline 0", "--faulty-leader needs faulty members to be drawn"),
+        ("--faulty-leader --offline-members 2", "or name the first leader: --offline-members 1"),
+        ("--plot -", "can't draw the plot to stdout"),
     ] {
         let (code, stdout, stderr) = lab(directory.path(), words);
         assert_eq!((code, stdout.as_str()), (2, ""), "{words}: {stderr}");
@@ -195,4 +222,96 @@ fn what_is_not_committed_exits_6() {
     assert_eq!(code, 6, "{stderr}");
     assert!(stderr.contains("pbft with 4 members: 0 of 3 requests were committed"), "{stderr}");
     assert!(stdout.contains("0/3"), "{stdout}");
+}
+
+#[test]
+fn members_that_part_exit_8_and_members_that_stop_before_it_do_not() {
+    let directory = tempfile::tempdir().unwrap();
+    // Three members tolerate none that lies: the two others are a quorum each with the one that does.
+    let words = |seed: u8| {
+        format!("--protocols pbft --nodes 3 --equivocate-members 1 --beyond-f --requests 5 --seed {seed}")
+    };
+    let json = |seed: u8| {
+        let (code, stdout, _) = lab(directory.path(), &format!("{} -o json", words(seed)));
+        let json: Value = serde_json::from_str(&stdout).unwrap();
+        (code, json["runs"][0].clone())
+    };
+    let (code, parted) = json(5);
+    assert_eq!((code, &parted["agreement"], &parted["disagreement_at"]), (8, &false.into(), &2.into()));
+    let (code, stopped) = json(1);
+    assert_eq!((code, &stopped["agreement"], &stopped["disagreement_at"]), (6, &true.into(), &Value::Null));
+    for run in [&parted, &stopped] {
+        let of: Vec<_> =
+            run["stopped"].as_array().unwrap().iter().map(|it| it["id"].as_u64().unwrap()).collect();
+        assert_eq!(of, [2, 3], "{run}");
+        assert!(
+            run["stopped"][0]["why"].as_str().unwrap().starts_with("more than f members are faulty"),
+            "{run}"
+        );
+        assert_eq!(run["lagging"], Value::Array(Vec::new()));
+    }
+    let (code, stdout, stderr) = lab(directory.path(), &words(5));
+    assert_eq!(code, 8, "{stderr}");
+    assert!(stderr.contains("pbft with 3 members: correct members differ from block 2 on"), "{stderr}");
+    assert!(stderr.contains("pbft with 3 members: correct members stopped: 2, 3"), "{stderr}");
+    assert!(stdout.contains("0/5  NO"), "{stdout}");
+    assert!(
+        stdout.contains("pbft, 3 members: node 2 stopped: more than f members are faulty: block 2"),
+        "{stdout}"
+    );
+    let all_was_committed = words(6).replace("--requests 5", "--requests 1");
+    let (code, stdout, stderr) = lab(directory.path(), &all_was_committed);
+    assert!(code == 1 && stdout.contains("1/1  yes"), "{code} {stdout}");
+    assert!(stderr.contains("correct members stopped: 2, 3"), "{stderr}");
+    let (_, stdout, stderr) = lab(directory.path(), &words(1));
+    assert!(stdout.contains("0/5  yes") && !stderr.contains("differ"), "{stdout}{stderr}");
+}
+
+#[test]
+fn a_row_says_how_to_repeat_it() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("sites"), "1 7.5\n7.5 0.25\n").unwrap();
+    let words = "--protocols ccro --nodes 7 --malicious 1 --offline 1 --faulty-leader --requests 12 --clients 3 --value-size 5000 \
+                 --seed 9 --one-round off --matrix sites --jitter 20% --loss 3% --bandwidth 250 --sign 6us --verify 30us \
+                 --per-message 2us --fsync 150us";
+    let mut first = runs(directory.path(), words).remove(0);
+    let [network, costs] = ["network", "costs"].map(|field| first[field].clone());
+    assert_eq!((&network["name"], &network["loss"]), (&"matrix".into(), &0.03.into()));
+    let rows = network["rtt_ms"].as_array().unwrap().iter().map(|row| {
+        let times: Vec<_> = row.as_array().unwrap().iter().map(Value::to_string).collect();
+        times.join(" ") + "\n"
+    });
+    fs::write(directory.path().join("again"), rows.collect::<String>()).unwrap();
+    let percent = |share: &Value| share.as_f64().unwrap() * 100.0;
+    let number = |value: &Value| value.as_f64().unwrap().to_string();
+    let flags = [
+        format!("--protocols {}", first["protocol"].as_str().unwrap()),
+        format!("--nodes {} --seed {}", first["nodes"], first["seed"]),
+        format!("--requests {} --clients {}", first["requests"], first["clients"]),
+        format!("--value-size {}", first["value_size"]),
+        format!("--one-round {}", if first["one_round"] == true { "on" } else { "off" }),
+        format!("--malicious {}", first["faulty"]["malicious"]),
+        format!("--offline {}", first["faulty"]["offline"]),
+        ["", "--faulty-leader"][usize::from(first["faulty_leader"] == true)].to_owned(),
+        ["", "--beyond-f"][usize::from(first["beyond_f"] == true)].to_owned(),
+        format!("--matrix again --jitter {}", percent(&network["jitter"])),
+        format!("--loss {}", percent(&network["loss"])),
+        format!("--bandwidth {}", number(&network["bandwidth_mbit"])),
+        format!("--sign {}ns --verify {}ns", costs["sign_ns"], costs["verify_ns"]),
+        format!("--per-message {}ns --fsync {}ns", costs["message_ns"], costs["fsync_ns"]),
+    ];
+    let flags = flags.join(" ").split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+    let mut second = runs(directory.path(), &flags).remove(0);
+    for run in [&mut first, &mut second] {
+        run.as_object_mut().unwrap().remove("cpu_seconds").unwrap();
+    }
+    assert_eq!(first, second);
+}
+
+#[test]
+fn help_says_whose_processor_time_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let help = ok(directory.path(), "--help").split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("CPU S real time on this machine."), "{help}");
+    assert!(help.contains("the signatures here are keyed hashes, which cost less than ed25519"), "{help}");
 }

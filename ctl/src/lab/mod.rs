@@ -20,7 +20,7 @@ use std::{
 use bftd_client::{MAX_VALUE, genesis::Protocol};
 use bftd_sim::lab::{
     BadNetwork, Costs, Experiment, MAX_CLIENTS, MAX_NODES, MAX_REQUESTS, Misconduct, Network, Refused,
-    Report, Who, run_all,
+    Report, Who, run_all, tolerates_liars,
 };
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -102,7 +102,7 @@ pub(crate) struct Lab {
         help_heading = "Faults"
     )]
     equivocate_members: Vec<u8>,
-    /// The first leader is among those that are drawn (otherwise it never is, unless all others are)
+    /// The first leader is among those that --offline, --malicious or --equivocate draw (otherwise it never is, unless all others are)
     #[arg(long, help_heading = "Faults")]
     faulty_leader: bool,
     /// More members may be faulty than a protocol tolerates
@@ -163,10 +163,15 @@ Examples:
   bftctl lab --nodes 31 --clients 64 --requests 5000 --csv -    clients that share blocks
 
 Columns: P50, P99 consensus time at the member that was asked; DELAYS message delays on that way if nothing else takes time, the
-request's own to the leader among them; MESSAGES, KB, SIGNED, CHECKED a committed request, over all members; TERMS term changes.
+request's own to the leader among them; MESSAGES, KB, SIGNED, CHECKED a committed request, over all members; TERMS term changes;
+CPU S real time on this machine. It says nothing about a daemon's: the signatures here are keyed hashes, which cost less than
+ed25519. What ed25519 takes is in the virtual times, by --sign and --verify.
+EQUAL: no two correct members have executed different blocks, or got different states, at any index. Who lags, or has stopped as a daemon
+does that sees more than f members lie, is named below the table (JSON: lagging, stopped, disagreement_at).
 `Node i -> a correct b corrupt`: what left a member, by what the protocol asks of it.
 
-Exit codes: 0 all was committed, and all correct members are equal · 6 not all was committed · 8 correct members differ";
+Exit codes: 0 all was committed, and all correct members are equal · 1 all was committed, but a correct member has stopped ·
+6 not all was committed · 8 correct members differ";
 
 /// How many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,15 +237,33 @@ fn short_time(text: &str) -> Result<Duration, String> {
 
 impl Lab {
     pub(crate) fn run(self, session: &Session) -> Result<Code, Ended> {
+        self.check_flags()?;
         let experiments = self.experiments()?;
         // What can't be kept need not be measured.
         [&self.csv, &self.plot].into_iter().flatten().try_for_each(|path| check_place(path))?;
         let bar = bar(session, experiments.iter().map(|run| u64::from(run.requests)).sum());
         let reports = run_all(&experiments, &|| bar.inc(1));
         bar.finish_and_clear();
-        let reports = reports.map_err(refused)?;
+        let reports = reports.map_err(|why| self.refused(why))?;
         self.write(session, &reports)?;
         Ok(verdict(session, &reports))
+    }
+
+    /// Flags that say nothing with the others.
+    fn check_flags(&self) -> Result<(), Failure> {
+        let drawn = [self.offline, self.malicious, self.equivocate];
+        let is_drawn = drawn.into_iter().flatten().any(|count| count != Count::Number(0));
+        if self.faulty_leader && !is_drawn {
+            return Err(Failure::usage("--faulty-leader needs faulty members to be drawn")
+                .cause("it says which ones the seed draws, and none are drawn")
+                .next("--offline 1 --faulty-leader; or name the first leader: --offline-members 1"));
+        }
+        if self.plot.as_deref().is_some_and(|path| path.as_os_str() == "-") {
+            return Err(Failure::usage("can't draw the plot to stdout")
+                .cause("stdout is for the runs")
+                .next("name a file: --plot lab.svg"));
+        }
+        Ok(())
     }
 
     fn experiments(&self) -> Result<Vec<Experiment>, Failure> {
@@ -262,11 +285,36 @@ impl Lab {
                     costs: self.costs(),
                     ..Experiment::new(protocol, nodes)
                 };
-                experiment.cast().map_err(refused)?;
+                experiment.cast().map_err(|why| self.refused(why))?;
                 experiments.push(experiment);
             }
         }
         Ok(experiments)
+    }
+
+    fn refused(&self, refused: Refused) -> Failure {
+        let failure = Failure::usage(refused.to_string());
+        match refused {
+            Refused::NoLiars(_) => {
+                let asked = distinct(&self.protocols).into_iter();
+                let others = asked.filter(|protocol| tolerates_liars(*protocol));
+                let mut others: Vec<_> = others.map(|protocol| protocol.row().name).collect();
+                if others.is_empty() {
+                    others.push(Protocol::default().row().name);
+                }
+                failure.next(format!(
+                    "--protocols {} alone; or --beyond-f, to see what happens",
+                    others.join(",")
+                ))
+            }
+            refused if refused.is_beyond_f() => failure.next(
+                "fewer faulty members; `f` is as many as are tolerated at each size; or --beyond-f, to see what happens",
+            ),
+            Refused::NoSuchMember { .. } => {
+                failure.next("members are numbered from 1; leave out the sizes that are too small")
+            }
+            _ => failure,
+        }
     }
 
     fn faulty(&self) -> Vec<(Misconduct, Who)> {
@@ -377,19 +425,6 @@ fn cant_write(what: &str, error: io::Error) -> Failure {
     Failure::other(format!("can't write {what}")).cause(error)
 }
 
-fn refused(refused: Refused) -> Failure {
-    let failure = Failure::usage(refused.to_string());
-    if refused.is_beyond_f() {
-        return failure.next("fewer faulty members; `f` is as many as are tolerated at each size; or --beyond-f, to see what happens");
-    }
-    match refused {
-        Refused::NoSuchMember { .. } => {
-            failure.next("members are numbered from 1; leave out the sizes that are too small")
-        }
-        _ => failure,
-    }
-}
-
 fn distinct<T: Copy + PartialEq>(items: &[T]) -> Vec<T> {
     let mut distinct = Vec::new();
     for item in items {
@@ -412,11 +447,19 @@ fn verdict(session: &Session, reports: &[Report]) -> Code {
                 report.committed,
                 report.requests
             ));
-            code = if code == Code::Ok { Code::NoQuorum } else { code };
+            code = if code == Code::VerificationFailed { code } else { Code::NoQuorum };
         }
-        if !report.agreement {
-            session.say(&format!("{}: at the end correct members differ", name(report)));
+        if let Some(index) = report.disagreement_at {
+            session.say(&format!(
+                "{}: correct members differ from block {index} on; more than it tolerates were faulty, or this is a bug",
+                name(report)
+            ));
             code = Code::VerificationFailed;
+        }
+        if !report.stopped.is_empty() {
+            let ids: Vec<_> = report.stopped.iter().map(|stopped| stopped.id.to_string()).collect();
+            session.say(&format!("{}: correct members stopped: {}", name(report), ids.join(", ")));
+            code = if code == Code::Ok { Code::Other } else { code };
         }
     }
     code

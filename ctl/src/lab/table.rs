@@ -29,7 +29,8 @@ pub(super) fn text(reports: &[Report], per_node: bool) -> String {
     let table = render::table(&header, &numbers, reports.iter().map(row).collect());
     let are_all = per_node || reports.iter().map(|report| report.nodes_tally.len()).sum::<usize>() <= FEW;
     let members = reports.iter().map(|report| members(report, are_all)).filter(|text| !text.is_empty());
-    [table].into_iter().chain(members).collect::<Vec<_>>().join("\n\n")
+    let notes = reports.iter().map(notes).filter(|text| !text.is_empty());
+    [table].into_iter().chain(members).chain(notes).collect::<Vec<_>>().join("\n\n")
 }
 
 /// The median of the consensus time in milliseconds; `-` without a commit.
@@ -99,9 +100,47 @@ fn members(report: &Report, are_all: bool) -> String {
     lines.join("\n")
 }
 
+/// Correct members that differ, have stopped, or lag at the end: three things that are not the same.
+fn notes(report: &Report) -> String {
+    let name = format!("{}, {} members", report.protocol, report.nodes);
+    let parted = report.disagreement_at.map(|index| {
+        format!("{name}: correct members have executed different blocks, or got different states, at block {index}")
+    });
+    let stopped = report.stopped.iter().map(|it| format!("{name}: node {} stopped: {}", it.id, it.why));
+    let lagging = report.lagging.iter().map(|it| {
+        let blocks = if it.blocks == 1 { "block" } else { "blocks" };
+        format!("{name}: node {} lags by {} {blocks}", it.id, it.blocks)
+    });
+    parted.into_iter().chain(stopped).chain(lagging).collect::<Vec<_>>().join("\n")
+}
+
 #[cfg(test)]
 mod tests {
+    use bftd_client::genesis::Protocol;
+    use bftd_sim::lab::{Experiment, Lagging, Stopped};
+
     use super::*;
+
+    #[test]
+    fn who_lags_or_has_stopped_is_named() {
+        let run = Experiment { requests: 1, ..Experiment::new(Protocol::Pbft, 4) };
+        let report = run.run(&|| {}).expect("it can be made");
+        let all_well = text(std::slice::from_ref(&report), false);
+        assert!(!all_well.contains("lags") && !all_well.contains("stopped"), "{all_well}");
+        let lagging = vec![Lagging { id: 3, blocks: 1 }, Lagging { id: 4, blocks: 2 }];
+        let stopped = vec![Stopped { id: 2, why: "more than f".to_owned() }];
+        let text = text(&[Report { lagging, stopped, disagreement_at: Some(7), ..report }], false);
+        let notes: Vec<_> = text.lines().rev().take(4).collect();
+        assert_eq!(
+            notes,
+            [
+                "pbft, 4 members: node 4 lags by 2 blocks",
+                "pbft, 4 members: node 3 lags by 1 block",
+                "pbft, 4 members: node 2 stopped: more than f",
+                "pbft, 4 members: correct members have executed different blocks, or got different states, at block 7",
+            ]
+        );
+    }
 
     #[test]
     fn counts_are_whole_where_they_are() {

@@ -7,10 +7,10 @@ use std::{
 
 use bftd_core::{
     block::Request,
-    ids::{BatchNumber, Incarnation, MemberId, Now},
+    ids::{BatchNumber, Incarnation, Index, MemberId, Now},
     membership::Membership,
     message::Message,
-    replica::{Output, Replica, To},
+    replica::{Halt, Output, Replica, To},
     verify::{Verified, Verifier},
 };
 use bftd_faults::{Adversary, Content};
@@ -50,7 +50,8 @@ pub(super) struct Machine {
     pub adversary: Option<Box<dyn Adversary>>,
     pub verifier: Verifier,
     pub meter: Arc<Meter>,
-    pub has_halted: bool,
+    /// Why it has stopped, if it has.
+    pub halted: Option<Halt>,
 
     pub inbox: VecDeque<Item>,
     /// Until when it is busy; whether it is called then.
@@ -69,7 +70,7 @@ pub(super) struct Machine {
     pub held: VecDeque<(u64, Held)>,
 
     /// Requests of its clients that no batch has room for yet: one a client at most.
-    pub waiting: Vec<(u32, Request)>,
+    pub waiting: VecDeque<(u32, Request)>,
     pub submitted: Vec<u32>,
     pub batches: BTreeMap<(Incarnation, BatchNumber), Vec<u32>>,
 }
@@ -90,7 +91,7 @@ impl Machine {
             adversary: None,
             verifier,
             meter,
-            has_halted: false,
+            halted: None,
             inbox: VecDeque::new(),
             busy_until_ns: 0,
             is_called: false,
@@ -102,10 +103,20 @@ impl Machine {
             unsynced: VecDeque::new(),
             syncing: None,
             held: VecDeque::new(),
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
             submitted: Vec::new(),
             batches: BTreeMap::new(),
         }
+    }
+
+    /// Whether it does anything.
+    pub fn is_running(&self) -> bool {
+        self.replica.is_some() && self.halted.is_none()
+    }
+
+    /// What it has executed last.
+    pub fn executed(&self) -> Index {
+        self.state.machine.head().executed.index
     }
 
     /// What its clocks say.

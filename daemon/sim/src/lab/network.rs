@@ -3,6 +3,7 @@
 use bftd_core::ids::MemberId;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 /// The longest round trip, in milliseconds.
 const MAX_RTT_MS: f64 = 60_000.0;
@@ -11,7 +12,7 @@ const PACKET: u64 = 1_200;
 /// How long a receiver may wait before it acknowledges (QUIC's `max_ack_delay`), and the least that the sender waits beyond a
 /// round trip: together, what a packet that nothing follows costs when it is lost (RFC 9002, §6.2.1).
 const ACK_DELAY_NS: u64 = 26_000_000;
-/// After so many losses in a row of one message there is no more.
+/// After so many losses in a row of one packet there is no more.
 const MAX_LOSSES: u32 = 10;
 /// How many ids a member can have.
 const IDS: usize = 256;
@@ -19,6 +20,8 @@ const IDS: usize = 256;
 /// What messages go through.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {
+    /// Where its round trips come from.
+    name: &'static str,
     /// Round trips between sites, in nanoseconds: one row a site, one column a site. Member i is at site i mod their number.
     rtt_ns: Vec<Vec<u64>>,
     /// By how much a message may take longer than half a round trip, as a share of it.
@@ -74,7 +77,13 @@ pub enum BadNetwork {
 impl Network {
     /// One site. A round trip of 60 µs, as QUIC takes over loopback; lines of 10 Gbit/s.
     pub fn lan() -> Self {
-        Self { rtt_ns: vec![vec![60_000]], jitter: 0.1, loss: 0.0, bits_per_s: Some(10_000_000_000) }
+        Self {
+            name: "lan",
+            rtt_ns: vec![vec![60_000]],
+            jitter: 0.1,
+            loss: 0.0,
+            bits_per_s: Some(10_000_000_000),
+        }
     }
 
     /// Five sites on four continents (North America, two in Europe, South America, Asia) with lines of 1 Gbit/s. The round trips are
@@ -88,12 +97,12 @@ impl Network {
             [215, 175, 160, 320, 1],
         ];
         let rtt_ns = MS.iter().map(|row| row.iter().map(|ms| ms * 1_000_000).collect()).collect();
-        Self { rtt_ns, jitter: 0.1, loss: 0.0, bits_per_s: Some(1_000_000_000) }
+        Self { name: "wan", rtt_ns, jitter: 0.1, loss: 0.0, bits_per_s: Some(1_000_000_000) }
     }
 
     /// One site, in which every message takes exactly this long, however large it is.
     pub fn ideal(delay_ns: u64) -> Self {
-        Self { rtt_ns: vec![vec![2 * delay_ns]], jitter: 0.0, loss: 0.0, bits_per_s: None }
+        Self { name: "ideal", rtt_ns: vec![vec![2 * delay_ns]], jitter: 0.0, loss: 0.0, bits_per_s: None }
     }
 
     /// The same with other round trips: a matrix of milliseconds as text, a row a line, numbers between commas or blanks. What is
@@ -116,7 +125,7 @@ impl Network {
             }
             rtt_ns.push(times);
         }
-        let network = Self { rtt_ns, ..self };
+        let network = Self { name: "matrix", rtt_ns, ..self };
         for from in 0..rows.len() {
             for to in 0..from {
                 if network.rtt_between(from, to) != network.rtt_between(to, from) {
@@ -129,7 +138,7 @@ impl Network {
 
     /// The same with one round trip between all members.
     pub fn with_rtt_ns(self, rtt_ns: u64) -> Self {
-        Self { rtt_ns: vec![vec![rtt_ns]], ..self }
+        Self { name: "rtt", rtt_ns: vec![vec![rtt_ns]], ..self }
     }
 
     /// The same with messages that take up to this share longer.
@@ -161,6 +170,31 @@ impl Network {
         Ok(Self { bits_per_s: Some(bits_per_s), ..self })
     }
 
+    /// Where its round trips come from: `lan`, `wan`, `ideal`, `rtt` or `matrix`.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The round trips in milliseconds, a row a site, as [`Network::with_matrix`] reads them.
+    pub fn rtt_ms(&self) -> Vec<Vec<f64>> {
+        self.rtt_ns.iter().map(|row| row.iter().map(|ns| *ns as f64 / 1e6).collect()).collect()
+    }
+
+    /// By how much a message may take longer than half a round trip, as a share of it.
+    pub fn jitter(&self) -> f64 {
+        self.jitter
+    }
+
+    /// How likely a packet is lost.
+    pub fn loss(&self) -> f64 {
+        self.loss
+    }
+
+    /// What each member's line carries, in Mbit/s; none where it carries all.
+    pub fn bandwidth_mbit(&self) -> Option<f64> {
+        self.bits_per_s.map(|bits| bits as f64 / 1e6)
+    }
+
     /// The longest round trip.
     pub fn largest_rtt_ns(&self) -> u64 {
         let largest = self.rtt_ns.iter().flatten().max().copied().unwrap_or_default();
@@ -174,6 +208,18 @@ impl Network {
     fn rtt(&self, from: MemberId, to: MemberId) -> u64 {
         let site = |id: MemberId| (usize::from(id.0) - 1) % self.rtt_ns.len().max(1);
         self.rtt_between(site(from), site(to))
+    }
+}
+
+impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Network", 5)?;
+        fields.serialize_field("name", self.name)?;
+        fields.serialize_field("rtt_ms", &self.rtt_ms())?;
+        fields.serialize_field("jitter", &self.jitter)?;
+        fields.serialize_field("loss", &self.loss)?;
+        fields.serialize_field("bandwidth_mbit", &self.bandwidth_mbit())?;
+        fields.end()
     }
 }
 
@@ -204,8 +250,8 @@ impl Links {
         Self { network, free_ns: vec![0; IDS], last_ns: vec![0; 2 * IDS * IDS] }
     }
 
-    /// When a message of so many bytes arrives that is handed to the line now.
-    pub fn arrival_ns(
+    /// Hands a message of so many bytes to the line now.
+    pub fn pass(
         &mut self,
         from: MemberId,
         to: MemberId,
@@ -213,29 +259,57 @@ impl Links {
         is_bulk: bool,
         now_ns: u64,
         random: &mut ChaCha8Rng,
-    ) -> u64 {
+    ) -> Passage {
         let Network { jitter, loss, bits_per_s, .. } = self.network;
         let rtt_ns = self.network.rtt(from, to);
-        let line_ns = bits_per_s.map_or(0, |bits| bytes.saturating_mul(8_000_000_000) / bits);
+        let line_ns = |bytes: u64| bits_per_s.map_or(0, |bits| bytes.saturating_mul(8_000_000_000) / bits);
         let (from, to) = (usize::from(from.0), usize::from(to.0));
-        let free_ns = &mut self.free_ns[from];
-        let sent_ns = now_ns.max(*free_ns) + line_ns;
-        *free_ns = sent_ns;
         let longer = if jitter > 0.0 { random.random_range(0.0..jitter) } else { 0.0 };
-        let mut way_ns = rtt_ns / 2 + (rtt_ns as f64 / 2.0 * longer) as u64;
-        if loss > 0.0 {
-            let packets = i32::try_from(bytes.div_ceil(PACKET)).unwrap_or(i32::MAX);
-            let all_come = (1.0 - loss).powi(packets);
-            let mut losses = 0;
-            while losses < MAX_LOSSES && random.random_bool(1.0 - all_come) {
-                way_ns += (rtt_ns + ACK_DELAY_NS) << losses;
-                losses += 1;
-            }
-        }
+        let way_ns = rtt_ns / 2 + (rtt_ns as f64 / 2.0 * longer) as u64;
+        let Lost { rounds, bytes: resent } = lose(bytes, loss, random);
+        let wait_ns = (rtt_ns + ACK_DELAY_NS) * ((1 << rounds) - 1);
+        let free_ns = &mut self.free_ns[from];
+        let sent_ns = now_ns.max(*free_ns) + line_ns(bytes);
+        // The line carries the lost packets, too: here in one go with the others, and not when they are sent again.
+        *free_ns = sent_ns + line_ns(resent);
         let last_ns = &mut self.last_ns[2 * (IDS * from + to) + usize::from(is_bulk)];
-        *last_ns = (sent_ns + way_ns).max(*last_ns);
-        *last_ns
+        *last_ns = (*free_ns + way_ns + wait_ns).max(*last_ns);
+        Passage { arrival_ns: *last_ns, resent }
     }
+}
+
+/// How a message gets to its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Passage {
+    pub arrival_ns: u64,
+    /// How many of its bytes are sent again, each time that they are.
+    pub resent: u64,
+}
+
+/// What of a message is lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lost {
+    /// How often its sender sends again what has not come; it waits twice as long before each time as before the last.
+    rounds: u32,
+    /// Of all packets that are sent again.
+    bytes: u64,
+}
+
+/// Draws for each packet of a message how often it is lost. The others come all the same; the message is there when its last packet is.
+fn lose(bytes: u64, loss: f64, random: &mut ChaCha8Rng) -> Lost {
+    let mut lost = Lost::default();
+    if loss == 0.0 {
+        return lost;
+    }
+    for at in 0..bytes.div_ceil(PACKET) {
+        let mut losses = 0;
+        while losses < MAX_LOSSES && random.random_bool(loss) {
+            losses += 1;
+        }
+        lost.rounds = lost.rounds.max(losses);
+        lost.bytes += u64::from(losses) * PACKET.min(bytes - at * PACKET);
+    }
+    lost
 }
 
 #[cfg(test)]
@@ -248,7 +322,7 @@ mod tests {
     const TWO: MemberId = MemberId(2);
 
     fn arrival(links: &mut Links, to: MemberId, bytes: u64, is_bulk: bool, now_ns: u64) -> u64 {
-        links.arrival_ns(ONE, to, bytes, is_bulk, now_ns, &mut ChaCha8Rng::seed_from_u64(1))
+        links.pass(ONE, to, bytes, is_bulk, now_ns, &mut ChaCha8Rng::seed_from_u64(1)).arrival_ns
     }
 
     #[test]
@@ -277,15 +351,50 @@ mod tests {
         let mut last = 0;
         let mut late = 0;
         for now_ns in 0..100 {
-            let at = links.arrival_ns(ONE, TWO, 100, false, now_ns, &mut random);
+            let at = links.pass(ONE, TWO, 100, false, now_ns, &mut random).arrival_ns;
             assert!(at >= last, "messages of a stream keep their order");
             late += u32::from(at > last);
             last = at;
         }
         assert!(last >= 1_000_000 + 2_000_000 + ACK_DELAY_NS, "some were lost: {last}");
         assert!(late < 50, "those behind a lost one wait for it: {late}");
-        let other = links.arrival_ns(ONE, TWO, 100, true, 100, &mut random);
+        let other = links.pass(ONE, TWO, 100, true, 100, &mut random).arrival_ns;
         assert!(other < last, "the other stream does not");
+    }
+
+    #[test]
+    fn only_lost_packets_are_sent_again() {
+        const PACKETS: u64 = 300;
+        const MESSAGES: u64 = 200;
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        let drawn: Vec<_> = (0..MESSAGES).map(|_| lose(PACKETS * PACKET, 0.01, &mut random)).collect();
+        let bytes: u64 = drawn.iter().map(|lost| lost.bytes).sum();
+        let share = bytes as f64 / (MESSAGES * PACKETS * PACKET) as f64;
+        assert!((0.0085..0.012).contains(&share), "each packet is lost once in a hundred times: {share}");
+        let rounds: u32 = drawn.iter().map(|lost| lost.rounds).sum();
+        // Of 300 packets some get lost in 95 messages of 100, and of those three or so one in 30 is lost once more.
+        assert!((190..=205).contains(&rounds), "most messages need one more round: {rounds}");
+        assert!(drawn.iter().all(|lost| lost.rounds <= 2 && lost.bytes % PACKET == 0), "{drawn:?}");
+        let tail = (0..100).map(|_| lose(PACKET + 7, 0.5, &mut random)).find(|lost| lost.bytes == 7);
+        assert_eq!(tail.map(|lost| lost.rounds), Some(1), "a last packet is as long as it is");
+    }
+
+    #[test]
+    fn a_message_is_there_when_its_last_packet_is() {
+        let network = Network::ideal(1_000_000).with_loss(0.5).unwrap().with_bandwidth(8_000_000).unwrap();
+        let (mut of_loss, mut of_line) = (ChaCha8Rng::seed_from_u64(2), ChaCha8Rng::seed_from_u64(2));
+        let mut links = Links::new(network);
+        let mut is_free_ns = 0;
+        for _ in 0..20 {
+            let lost = lose(3 * PACKET, 0.5, &mut of_loss);
+            let passage = links.pass(ONE, TWO, 3 * PACKET, false, is_free_ns, &mut of_line);
+            is_free_ns += (3 * PACKET + lost.bytes) * 1_000;
+            let waits_ns: u64 = (0..lost.rounds).map(|round| (2_000_000 + ACK_DELAY_NS) << round).sum();
+            assert_eq!(passage.resent, lost.bytes);
+            assert_eq!(passage.arrival_ns, is_free_ns + 1_000_000 + waits_ns);
+            // So that no message waits for the last one.
+            is_free_ns = passage.arrival_ns;
+        }
     }
 
     #[test]

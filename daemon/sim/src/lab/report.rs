@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use bftd_core::{ids::MemberId, protocol::Protocol};
 use serde::Serialize;
 
-use super::Misconduct;
+use super::{Costs, Misconduct, Network};
 
-/// What a run has shown. Everything but `cpu_seconds` follows from the experiment and its seed.
+/// What a run has shown, and what it was, so that it can be made again. Everything but `cpu_seconds` follows from the experiment and
+/// its seed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// The protocol.
@@ -24,18 +25,35 @@ pub struct Report {
     pub faulty: BTreeMap<&'static str, usize>,
     /// Which do.
     pub faulty_members: BTreeMap<&'static str, Vec<u8>>,
+    /// Whether the members that were drawn might lead the first term.
+    pub faulty_leader: bool,
+    /// Whether more might be faulty than are tolerated.
+    pub beyond_f: bool,
     /// The seed.
     pub seed: u64,
     /// How many clients had a request each at a time.
     pub clients: u32,
+    /// The length of the values that they stored, in bytes.
+    pub value_size: usize,
+    /// What messages went through.
+    pub network: Network,
+    /// What work took.
+    pub costs: Costs,
     /// How many requests there were, and how many were committed and answered.
     pub requests: u32,
     /// See above.
     pub committed: u32,
     /// How many blocks were committed from the first request on.
     pub blocks: u64,
-    /// Whether all correct members have the same chain and the same state at the end.
+    /// Whether no two correct members have executed different blocks, or got different states, at any index. Those that lag or have
+    /// stopped differ from nobody by that.
     pub agreement: bool,
+    /// The lowest index at which two do.
+    pub disagreement_at: Option<u64>,
+    /// Correct members that run, and have executed less than another one at the end.
+    pub lagging: Vec<Lagging>,
+    /// Correct members that have stopped.
+    pub stopped: Vec<Stopped>,
     /// From a client's request to the execution at the member that it asked, in virtual milliseconds; none without a commit.
     pub consensus_time_ms: Option<ConsensusTime>,
     /// How many message delays lie on that way, the request's own to the leader among them: the median, in a network where
@@ -44,7 +62,7 @@ pub struct Report {
     /// Messages that left a member, a committed request; none without a commit, as for all of these. Heartbeats and what else the clock alone makes members repeat to each other in a
     /// cluster at rest are not among them.
     pub messages_per_commit: Option<f64>,
-    /// Their encoded bytes.
+    /// Their encoded bytes, and those of lost packets once more each time that they are sent again.
     pub bytes_per_commit: Option<f64>,
     /// All that left, by kind.
     pub messages_by_kind: BTreeMap<&'static str, u64>,
@@ -62,10 +80,29 @@ pub struct Report {
     pub evidence: usize,
     /// How long the requests took all together, in virtual time.
     pub virtual_seconds: f64,
-    /// How long this took on a real core.
+    /// How long this took on a real core. Not what a daemon would need: signatures are keyed hashes here, which cost less than ed25519.
+    /// What signatures cost a member is in the virtual times, by [`Costs`].
     pub cpu_seconds: f64,
     /// What left each member.
     pub nodes_tally: Vec<NodeTally>,
+}
+
+/// A correct member that is behind at the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lagging {
+    /// The member.
+    pub id: u8,
+    /// By how many blocks.
+    pub blocks: u64,
+}
+
+/// A correct member that has stopped, as a daemon does that must not go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stopped {
+    /// The member.
+    pub id: u8,
+    /// What a daemon says that stops for it.
+    pub why: String,
 }
 
 /// Quantiles of the consensus time, in virtual milliseconds.

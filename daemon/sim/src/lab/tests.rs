@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used)]
 mod formulas;
 
+use bftd_core::protocol::VotesTo;
+
 use super::*;
 
 const BYZANTINE: [Protocol; 3] = [Protocol::BftRaft, Protocol::Pbft, Protocol::Ccro];
@@ -129,6 +131,20 @@ fn time_goes_where_the_model_says() {
 }
 
 #[test]
+fn a_message_costs_its_sender_and_its_receiver() {
+    const MS: u64 = 1_000_000;
+    let to_the_leader = |protocol: &Protocol| protocol.row().votes_to == VotesTo::Leader;
+    for protocol in Protocol::ALL.into_iter().filter(to_the_leader) {
+        // With two members each message goes to the other one, and waits for nothing else.
+        let ideal = Experiment { network: Network::ideal(MS), costs: Costs::NONE, ..few(protocol, 2, 5) };
+        let delays = p50(&ideal);
+        let costs = Costs { message_ns: MS, ..Costs::NONE };
+        let with_work = p50(&Experiment { costs, ..ideal });
+        assert!((with_work - 3.0 * delays).abs() < 1e-6, "{protocol}: {with_work}, {delays}");
+    }
+}
+
+#[test]
 fn a_narrow_line_and_lost_packets_cost_time() {
     for protocol in Protocol::ALL {
         let quick = few(protocol, 4, 30);
@@ -137,6 +153,21 @@ fn a_narrow_line_and_lost_packets_cost_time() {
         let lossy = Network::lan().with_loss(0.05).unwrap();
         let lossy = run(&Experiment { network: lossy, ..quick.clone() }).consensus_time_ms.unwrap();
         assert!(lossy.p99 > 26.0, "a packet is sent again after some 26 ms: {lossy:?}");
+    }
+}
+
+#[test]
+fn what_the_clock_alone_makes_members_send_is_not_counted() {
+    for protocol in Protocol::ALL {
+        let quick = Experiment { one_round: false, ..few(protocol, 4, 100) };
+        let slow = run(&Experiment { network: Network::ideal(5_000_000), ..quick.clone() });
+        assert!(slow.idle_messages > 20, "heartbeats were sent: {slow:?}");
+        // Some votes go to everybody until voters know how long a round trip takes.
+        let but_for_votes = |report: Report| {
+            let kinds = report.messages_by_kind.into_iter();
+            kinds.filter(|(kind, _)| !kind.ends_with("Vote")).collect::<Vec<_>>()
+        };
+        assert_eq!(but_for_votes(slow), but_for_votes(run(&quick)));
     }
 }
 
@@ -150,6 +181,33 @@ fn clients_share_blocks() {
         assert!(many.virtual_seconds < alone.virtual_seconds / 4.0);
         assert!(many.signatures_per_commit <= alone.signatures_per_commit);
     }
+}
+
+#[test]
+fn what_is_too_much_for_a_batch_takes_several() {
+    for protocol in Protocol::ALL {
+        // Three members are asked by 64 clients in turn: 21 values of 200 KB each, where a batch holds 2 MiB.
+        let large = Experiment { value_size: 200_000, clients: 64, ..few(protocol, 4, 128) };
+        let report = run(&large);
+        assert!(report.blocks >= 13, "a block holds 4 MiB at most: {report:?}");
+        let many = Experiment { value_size: 1, clients: MAX_CLIENTS, ..few(protocol, 2, MAX_CLIENTS) };
+        let report = run(&many);
+        assert!(report.signatures_per_commit.unwrap() < 0.01, "{report:?}");
+    }
+}
+
+#[test]
+fn lost_packets_of_large_values_are_sent_again_alone() {
+    // With two members nobody fetches a block because a certificate has overtaken it.
+    let large = Experiment { value_size: 400_000, ..few(Protocol::BftRaft, 2, 30) };
+    let bytes = |report: &Report| report.bytes_per_commit.unwrap();
+    let without = run(&large);
+    let network = Network::lan().with_loss(0.01).unwrap();
+    let lossy = run(&Experiment { network, ..large });
+    let share = bytes(&lossy) / bytes(&without);
+    assert!((1.008..1.012).contains(&share), "one packet in a hundred: {share}");
+    let slowest = lossy.consensus_time_ms.unwrap().max;
+    assert!(lossy.term_changes == 0 && slowest < 400.0, "a few rounds of some 26 ms: {lossy:?}");
 }
 
 #[test]

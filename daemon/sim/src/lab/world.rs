@@ -3,28 +3,33 @@
 //! Everything happens in the order of one queue, whose ties are broken by the order of scheduling, and all chance comes from one
 //! generator. What is under way is counted ([`World::pending`]), so that it is known when nothing is.
 
+mod correct;
+mod history;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    collections::{BTreeMap, BinaryHeap},
     sync::Arc,
 };
 
 use bftd_core::{
     block::Request,
     durable::Durable,
-    ids::{Index, MemberId, Now},
+    ids::{MemberId, Now},
     kv::{Expect, Operation},
     membership::Membership,
-    replica::{Replica, Setup},
+    replica::{Halt, Replica, Setup},
     verify::Verifier,
 };
-use bftd_faults::{Content, Liar, adversary};
+use bftd_faults::{Content, Fault, Liar, adversary};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustix::time::{ClockId, clock_gettime};
 
+use self::history::History;
 use super::{
     Experiment, Misconduct,
     cost::{Counted, CountedCheck, Meter},
@@ -74,6 +79,7 @@ pub(super) struct World<'a> {
     pending: u64,
     counts: Option<Counts>,
     clients: Clients,
+    history: History,
 }
 
 /// Who asks for what.
@@ -112,28 +118,38 @@ impl<'a> World<'a> {
             pending: 0,
             counts: None,
             clients: Clients::default(),
+            history: History::default(),
         }
     }
 
     pub fn run(mut self) -> Report {
         let began = cpu_seconds();
-        self.begin();
-        let timeout_ns = self.timing.timeout_us * 1_000;
-        self.until(PATIENCE * timeout_ns, |world| world.is_warm());
-        let first = self.height();
+        self.warm_up();
         self.begin_faults();
-        self.counts = Some(Counts::default());
-        let started_ns = self.now_ns;
-        self.ask_all();
-        let ended_ns = self.clients.answered_ns.max(started_ns);
-        self.until(PATIENCE * timeout_ns, |world| world.pending == 0 && world.is_equal());
-        let virtual_seconds = (ended_ns - started_ns) as f64 / 1e9;
-        let blocks = self.height().saturating_sub(first);
-        let report = self.report(virtual_seconds, blocks);
+        let report = self.measure();
         Report { cpu_seconds: cpu_seconds() - began, ..report }
     }
 
     // The parts of a run.
+
+    /// Without faults, and nothing is counted.
+    fn warm_up(&mut self) {
+        self.begin();
+        self.until(PATIENCE * self.timing.timeout_us * 1_000, |world| world.is_warm());
+    }
+
+    /// All requests, and what comes after them.
+    fn measure(mut self) -> Report {
+        let first = self.height();
+        self.counts = Some(Counts::default());
+        let started_ns = self.now_ns;
+        self.ask_all();
+        let ended_ns = self.clients.answered_ns.max(started_ns);
+        self.until(PATIENCE * self.timing.timeout_us * 1_000, |world| world.is_level());
+        let virtual_seconds = (ended_ns - started_ns) as f64 / 1e9;
+        let blocks = self.height().saturating_sub(first);
+        self.report(virtual_seconds, blocks)
+    }
 
     fn begin(&mut self) {
         let ids: Vec<_> = self.members.ids().collect();
@@ -170,7 +186,7 @@ impl<'a> World<'a> {
 
     /// Whether the first block is committed everywhere, and nothing is under way.
     fn is_warm(&self) -> bool {
-        self.pending == 0 && self.is_equal() && self.height() > 0
+        self.pending == 0 && self.is_level() && self.height() > 0
     }
 
     /// From now on the faulty ones are faulty.
@@ -181,16 +197,20 @@ impl<'a> World<'a> {
                 self.machine(id).go_offline();
                 continue;
             };
-            let verifier = Verifier::new(Arc::clone(&self.members), Arc::clone(&self.scheme.check));
-            let liar = Liar {
-                me: id,
-                members: Arc::clone(&self.members),
-                signer: Arc::clone(&self.scheme.signers[&id]),
-                verifier: Arc::new(verifier),
-                timing: self.timing,
-            };
-            self.machine(id).adversary = Some(adversary(fault, liar, seed));
+            self.corrupt(id, fault, seed);
         }
+    }
+
+    fn corrupt(&mut self, id: MemberId, fault: Fault, seed: u64) {
+        let verifier = Verifier::new(Arc::clone(&self.members), Arc::clone(&self.scheme.check));
+        let liar = Liar {
+            me: id,
+            members: Arc::clone(&self.members),
+            signer: Arc::clone(&self.scheme.signers[&id]),
+            verifier: Arc::new(verifier),
+            timing: self.timing,
+        };
+        self.machine(id).adversary = Some(adversary(fault, liar, seed));
     }
 
     /// All requests, until they are answered or there is no progress.
@@ -228,19 +248,20 @@ impl<'a> World<'a> {
         2_000 * (terms.sum::<u64>() + PATIENCE * timing.timeout_us)
     }
 
-    /// A client asks a correct member that does not lead.
+    /// A client asks a correct member that does not lead. Where all have stopped nobody hears it.
     fn ask(&mut self, at_ns: u64) {
         let number = self.clients.begun_ns.len() as u32;
         let leader = self.leader();
         let n = self.machines.len();
         let in_turn = (1..=n).map(|step| (self.clients.asked + step) % n);
-        let correct = |at: &usize| self.machines.get(*at).is_some_and(|it| !self.cast.contains_key(&it.id));
+        let is_correct = |it: &Machine| it.is_running() && !self.cast.contains_key(&it.id);
+        let correct = |at: &usize| self.machines.get(*at).is_some_and(is_correct);
         let mut correct = in_turn.filter(correct).peekable();
-        let any = correct.peek().copied().unwrap_or_default();
+        let any = correct.peek().copied();
         let at = correct.find(|at| self.machines.get(*at).is_some_and(|it| Some(it.id) != leader));
-        let at = at.unwrap_or(any);
-        self.clients.asked = at;
         self.clients.begun_ns.push(at_ns);
+        let Some(at) = at.or(any) else { return };
+        self.clients.asked = at;
         let Some(id) = self.machines.get(at).map(|machine| machine.id) else { return };
         let key = format!("lab/{number}").into();
         let value = vec![b'x'; self.experiment.value_size].into();
@@ -265,8 +286,10 @@ impl<'a> World<'a> {
     }
 
     fn report(self, virtual_seconds: f64, blocks: u64) -> Report {
-        let Experiment { protocol, nodes, seed, clients, requests, .. } = *self.experiment;
-        let (agreement, term_changes, evidence) = (self.is_equal(), self.term(), self.evidence());
+        let Experiment { protocol, nodes, seed, clients, requests, value_size, .. } = *self.experiment;
+        let (term_changes, evidence) = (self.term(), self.evidence());
+        let (lagging, stopped) = (self.lagging(), self.stopped());
+        let disagreement_at = self.history.parted_at().map(|index| index.0);
         let faulty_members = by_misconduct(&self.cast);
         let mut counts = self.counts.unwrap_or_default();
         let committed = counts.times_ns.len();
@@ -280,12 +303,20 @@ impl<'a> World<'a> {
             one_round: self.experiment.one_round,
             faulty: faulty_members.iter().map(|(how, ids)| (*how, ids.len())).collect(),
             faulty_members,
+            faulty_leader: self.experiment.faulty_leader,
+            beyond_f: self.experiment.beyond_f,
             seed,
             clients,
             requests,
+            value_size,
+            network: self.experiment.network.clone(),
+            costs: self.experiment.costs,
             committed: committed as u32,
             blocks,
-            agreement,
+            agreement: disagreement_at.is_none(),
+            disagreement_at,
+            lagging,
+            stopped,
             delays: None,
             consensus_time_ms: ConsensusTime::of(&mut counts.times_ns),
             messages_per_commit: each(counts.messages),
@@ -301,44 +332,6 @@ impl<'a> World<'a> {
             cpu_seconds: 0.0,
             nodes_tally: tallies,
         }
-    }
-
-    // What correct members know.
-
-    fn correct(&self) -> impl Iterator<Item = (&Machine, bftd_core::replica::Status)> {
-        let correct = self.machines.iter().filter(|machine| !self.cast.contains_key(&machine.id));
-        correct.filter_map(|machine| Some((machine, machine.replica.as_ref()?.status())))
-    }
-
-    /// Whether all have the same chain and the same state.
-    fn is_equal(&self) -> bool {
-        let mut heads = self.correct().map(|(machine, status)| {
-            let head = machine.state.machine.head();
-            let is_done = head.executed == status.committed && !machine.has_halted;
-            is_done.then_some((head.executed, head.state))
-        });
-        let Some(Some(first)) = heads.next() else { return false };
-        heads.all(|head| head == Some(first))
-    }
-
-    /// The highest committed index.
-    fn height(&self) -> u64 {
-        self.correct().map(|(_, status)| status.committed.index).max().unwrap_or(Index(0)).0
-    }
-
-    fn term(&self) -> u64 {
-        self.correct().map(|(_, status)| status.term.0).max().unwrap_or_default()
-    }
-
-    /// The leader of the highest term.
-    fn leader(&self) -> Option<MemberId> {
-        self.correct().max_by_key(|(_, status)| status.term).map(|(_, status)| status.leader)
-    }
-
-    fn evidence(&self) -> usize {
-        let replicas = self.machines.iter().filter(|machine| !self.cast.contains_key(&machine.id));
-        let proofs = replicas.filter_map(|machine| machine.replica.as_ref()).flat_map(Replica::evidence);
-        proofs.map(|proof| proof.offence(&self.members)).collect::<BTreeSet<_>>().len()
     }
 
     // Time.
@@ -381,12 +374,16 @@ impl<'a> World<'a> {
     fn take(&mut self, id: MemberId, item: Item) {
         let now_ns = self.now_ns;
         let machine = self.machine(id);
-        if machine.replica.is_none() {
+        if !machine.is_running() {
             self.drop(&item);
         } else if machine.busy_until_ns <= now_ns && machine.inbox.is_empty() {
             self.work_off(id, item);
         } else {
-            machine.inbox.push_back(item);
+            match item {
+                // As in the daemon, whose driver looks at what became durable before it looks at anything else.
+                Item::Synced => machine.inbox.push_front(item),
+                _ => machine.inbox.push_back(item),
+            }
             self.call_when_free(id);
         }
     }
@@ -398,6 +395,14 @@ impl<'a> World<'a> {
             let at_ns = machine.busy_until_ns;
             self.schedule_at(at_ns, Event::Free(id));
         }
+    }
+
+    /// A member does nothing any more, as a daemon that has ended.
+    fn stop(&mut self, id: MemberId, halt: Halt) {
+        let machine = self.machine(id);
+        machine.halted = Some(halt);
+        let inbox = std::mem::take(&mut machine.inbox);
+        inbox.iter().for_each(|item| self.drop(item));
     }
 
     /// Nothing will come of this any more.
@@ -443,8 +448,13 @@ impl<'a> World<'a> {
             Content::Message(message) => message.is_bulk(),
             Content::Bytes(_) => false,
         };
-        let at_ns = self.links.arrival_ns(mail.from, to, bytes, is_bulk, *at_ns, &mut self.random);
-        self.schedule_at(at_ns, Event::Arrive(to, mail));
+        let passage = self.links.pass(mail.from, to, bytes, is_bulk, *at_ns, &mut self.random);
+        if let Some(counts) = &mut self.counts
+            && !mail.is_idle
+        {
+            counts.bytes += passage.resent;
+        }
+        self.schedule_at(passage.arrival_ns, Event::Arrive(to, mail));
     }
 
     fn schedule(&mut self, in_ns: u64, event: Event) {

@@ -10,8 +10,6 @@
 //! Then votes, in one *round* where all members vote for a sole block, else in two. A round's certificate holds all n votes of
 //! a sole block, or q. Members sign nothing with `raft`.
 
-use bftd_core::protocol::VotesTo;
-
 use super::*;
 
 /// What one agreement costs.

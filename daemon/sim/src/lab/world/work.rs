@@ -3,8 +3,9 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bftd_core::{
-    block::Block,
+    block::{Block, Request},
     ids::MemberId,
+    limits::{MAX_BATCH, MAX_BATCH_REQUESTS},
     message::Message,
     replica::{Input, Output, Replica, Report, To},
     verify::Verified,
@@ -29,7 +30,7 @@ impl World<'_> {
                 inputs.extend(self.receive(id, &mail, &mut at_ns));
             }
             Item::Request(number, request) => {
-                self.machine(id).waiting.push((number, request));
+                self.machine(id).waiting.push_back((number, request));
             }
             Item::Tick => {
                 self.tick_adversary(id, &mut at_ns);
@@ -107,32 +108,16 @@ impl World<'_> {
         }
     }
 
-    /// Hands inputs to a replica and carries out what it puts out, until nothing is left.
+    /// Hands inputs to a replica and carries out what it puts out, until nothing is left. As in the daemon, inputs come before the
+    /// clients' requests, and each batch of those is under way before the next one is made.
     fn carry_out(&mut self, id: MemberId, mut inputs: VecDeque<Input>, is_tick: bool, mut at_ns: u64) {
         let mut sync_ns = None;
         loop {
-            let machine = self.machine(id);
-            if machine.has_halted {
-                break;
-            }
-            let now = machine.now(at_ns);
-            let Some(replica) = &mut machine.replica else { break };
-            if !machine.waiting.is_empty() && replica.may_submit() {
-                let (numbers, requests) = std::mem::take(&mut machine.waiting).into_iter().unzip();
-                machine.submitted = numbers;
-                replica.step(now, Input::Submit(requests));
-            }
-            while let Some(input) = inputs.pop_front() {
-                replica.step(now, input);
-            }
-            let outputs = replica.take_outputs();
-            self.charge(id, &mut at_ns);
-            if outputs.iter().any(|output| matches!(output, Output::Persist(_))) {
-                // Beside what is sent.
-                sync_ns.get_or_insert(at_ns);
-            }
-            for output in outputs {
-                self.take_output(id, output, is_tick, &mut inputs, &mut at_ns);
+            self.step(id, &mut inputs, at_ns);
+            self.take_outputs(id, is_tick, &mut inputs, &mut at_ns, &mut sync_ns);
+            while let Some(requests) = self.next_batch(id) {
+                self.step(id, &mut VecDeque::from([Input::Submit(requests)]), at_ns);
+                self.take_outputs(id, is_tick, &mut inputs, &mut at_ns, &mut sync_ns);
             }
             if inputs.is_empty() {
                 break;
@@ -142,6 +127,60 @@ impl World<'_> {
         self.begin_sync(id, sync_ns.unwrap_or(at_ns));
         self.schedule_due(id, at_ns);
         self.call_when_free(id);
+    }
+
+    fn step(&mut self, id: MemberId, inputs: &mut VecDeque<Input>, at_ns: u64) {
+        let machine = self.machine(id);
+        let now = machine.now(at_ns);
+        for input in inputs.drain(..) {
+            if let Some(replica) = &mut machine.replica {
+                replica.step(now, input);
+            }
+        }
+    }
+
+    /// The requests of a member's next batch, if its replica has room for one: no more than others take, as the daemon's driver
+    /// bounds them. The rest waits.
+    fn next_batch(&mut self, id: MemberId) -> Option<Vec<Request>> {
+        // What a request costs in a batch beside its bytes, and a batch beside its requests.
+        const OVERHEAD: usize = 8;
+        let machine = self.machine(id);
+        if machine.waiting.is_empty() || !machine.is_running() || !machine.replica.as_ref()?.may_submit() {
+            return None;
+        }
+        let mut bytes = 256;
+        let mut requests = Vec::new();
+        while let Some((_, next)) = machine.waiting.front() {
+            bytes += next.len() + OVERHEAD;
+            if requests.len() >= MAX_BATCH_REQUESTS || (bytes > MAX_BATCH && !requests.is_empty()) {
+                break;
+            }
+            if let Some((number, request)) = machine.waiting.pop_front() {
+                machine.submitted.push(number);
+                requests.push(request);
+            }
+        }
+        Some(requests)
+    }
+
+    fn take_outputs(
+        &mut self,
+        id: MemberId,
+        is_tick: bool,
+        inputs: &mut VecDeque<Input>,
+        at_ns: &mut u64,
+        sync_ns: &mut Option<u64>,
+    ) {
+        let replica = self.machine(id).replica.as_mut();
+        let outputs = replica.map(Replica::take_outputs).unwrap_or_default();
+        self.charge(id, at_ns);
+        if outputs.iter().any(|output| matches!(output, Output::Persist(_))) {
+            // Beside what is sent.
+            sync_ns.get_or_insert(*at_ns);
+        }
+        for output in outputs {
+            self.take_output(id, output, is_tick, inputs, at_ns);
+        }
     }
 
     fn take_output(
@@ -189,7 +228,7 @@ impl World<'_> {
                     self.send_one(id, to, &Message::Blocks(blocks), false, &mut at_ns);
                 }
             }
-            Output::Halt(_) => machine.has_halted = true,
+            Output::Halt(halt) => self.stop(id, halt),
             _ => {}
         }
     }
@@ -198,6 +237,10 @@ impl World<'_> {
         let machine = self.machine(id);
         let (state, _) = machine.state.execute(block);
         inputs.push_back(Input::Executed(block.reference(), state));
+        if !self.cast.contains_key(&id) {
+            self.history.note(block.reference(), state);
+        }
+        let machine = self.machine(id);
         let own = block.batches().iter().filter(|batch| batch.origin == id);
         let answered: Vec<_> = own
             .filter_map(|batch| machine.batches.remove(&(batch.incarnation, batch.number)))
