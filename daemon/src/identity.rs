@@ -87,6 +87,13 @@ pub enum IdentityError {
     },
 }
 
+impl IdentityError {
+    /// Whether the operator has to change something before the key can be used.
+    pub fn is_configuration(&self) -> bool {
+        !matches!(self, Self::Io { .. })
+    }
+}
+
 impl Identity {
     /// The identity that is kept in `dir`; a new one, with the directory (0700), if there is none.
     ///
@@ -199,7 +206,7 @@ fn write_durably(dir: &Path, path: &Path, contents: &[u8]) -> Result<(), Identit
         .map_err(failed("create", &temporary))?;
     // Whoever the directory belongs to is to use the key, though root asks for it before the daemon's first start.
     let owner = fs::metadata(dir).map_err(failed("inspect", dir))?;
-    if owner.uid() != rustix::process::geteuid().as_raw() {
+    if rustix::process::geteuid().is_root() && owner.uid() != 0 {
         fchown(&file, Some(owner.uid()), Some(owner.gid())).map_err(failed("hand over", &temporary))?;
     }
     file.write_all(contents).and_then(|()| file.sync_all()).map_err(failed("write", &temporary))?;

@@ -168,7 +168,9 @@ fn identity(path: &Path, overrides: &Overrides) -> Result<(), Failure> {
         Some(directory) => directory.clone(),
         None => Config::load(path, overrides).map_err(Failure::configuration)?.node.data_dir,
     };
-    let identity = Identity::load_or_create(&directory).map_err(Failure::runtime)?;
+    let identity = Identity::load_or_create(&directory).map_err(|error| {
+        if error.is_configuration() { Failure::configuration(error) } else { Failure::runtime(error) }
+    })?;
     println!("{}", identity.public_key());
     Ok(())
 }

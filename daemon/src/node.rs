@@ -17,7 +17,7 @@ use bftd_core::{
     ids::{Index, MemberId},
     limits::Timing,
     membership::{Genesis, InvalidMembership, Membership},
-    replica::{Replica, Setup},
+    replica::{Halt, Replica, Setup},
     verify::Verifier,
 };
 use bftd_faults::Liar;
@@ -36,7 +36,7 @@ use crate::{
     driver::{Clock, Driver, DriverError, EVENTS, Event, Internal, Parts},
     execute::Executor,
     faults::Faults,
-    forming::{self, FileError, Forming, Front, GENESIS_FILE},
+    forming::{self, FileError, Forming, Front, GENESIS_FILE, files},
     identity::{Identity, IdentityError},
     logging,
     outlet::Outlet,
@@ -51,6 +51,8 @@ use crate::{
 
 /// How many blocks are executed at once while catching up with the own log.
 const REPLAYED_AT_ONCE: usize = 64;
+/// In the data directory of a member that must not go on: why. Whoever starts it, systemd for example, does not know.
+const HALTED_FILE: &str = "halted.txt";
 /// How long a daemon whose replica has halted stays, so that what it has to say leaves a busy host.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -98,6 +100,18 @@ pub enum NodeError {
     /// A file of a daemon without a cluster can't be used.
     #[error("{0}")]
     Forming(#[from] FileError),
+    /// This member has seen that more than f members are faulty.
+    #[error(
+        "this member has stopped, as {} says: {}. What this cluster decides can't be relied on any more: stop all members, and \
+         find out with their operators who lied, by their logs. To start this one all the same, remove that file",
+        file.display(), reason.trim_end()
+    )]
+    Halted {
+        /// The file that says so.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The key in the data directory is no member's.
     #[error(
         "the key {key} in {} is not among the members of cluster `{cluster}`; \
@@ -162,22 +176,19 @@ pub enum NodeError {
 impl NodeError {
     /// Whether the operator's files are at fault, so that starting again is of no use before they are changed.
     pub fn is_configuration(&self) -> bool {
-        matches!(
+        let is_in_files = matches!(
             self,
             Self::Genesis(_)
                 | Self::Members { .. }
                 | Self::NotAMember { .. }
                 | Self::TwoGeneses { .. }
                 | Self::GenesisLost { .. }
+                | Self::Halted { .. }
                 | Self::Forming(FileError::Malformed { .. })
                 | Self::Unsound { .. }
-                | Self::Identity(
-                    IdentityError::KeyExposed { .. }
-                        | IdentityError::DirectoryExposed { .. }
-                        | IdentityError::Malformed { .. }
-                )
                 | Self::Admin(AdminError::PathTooLong { .. })
-        )
+        );
+        is_in_files || matches!(self, Self::Identity(error) if error.is_configuration())
     }
 }
 
@@ -193,6 +204,9 @@ pub async fn run(
 ) -> Result<(), NodeError> {
     let configured = read_genesis(config)?;
     let directory = DataDir::open(&config.node.data_dir)?;
+    if let Some(reason) = files::read(directory.path(), HALTED_FILE)? {
+        return Err(NodeError::Halted { file: directory.path().join(HALTED_FILE), reason });
+    }
     let identity = Arc::new(Identity::load_or_create(directory.path())?);
     let known = genesis_here(config, &directory, configured)?;
     let front = Arc::new(Front::default());
@@ -375,7 +389,12 @@ async fn run_member(
     };
     let driver = tokio::spawn(Driver::new(parts).run(event_receiver, internal_receiver, stop.clone()));
     let result = driver.await.map_err(|_| DriverError::ThreadEnded)?;
-    if matches!(result, Err(DriverError::Halted(_))) {
+    if let Err(DriverError::Halted(halt)) = &result {
+        if matches!(halt, Halt::ConflictingCertificates { .. })
+            && let Err(error) = files::replace(directory.path(), HALTED_FILE, format!("{halt}\n").as_bytes())
+        {
+            tracing::error!(%error, "it can't be kept that this member must not go on");
+        }
         time::sleep(LAST_WORDS).await;
     }
     telling.abort();

@@ -312,8 +312,10 @@ fn four_daemons_become_a_cluster_with_init_token_and_join() {
         command.envs(environment.iter().copied());
         run(command)
     };
-    let exposed = start(&[], &[]);
-    assert!(exposed.code == 78 && exposed.stderr.contains("chmod 600"), "{exposed:?}");
+    for arguments in [&[][..], &["identity"]] {
+        let exposed = start(&[], arguments);
+        assert!(exposed.code == 78 && exposed.stderr.contains("chmod 600"), "{exposed:?}");
+    }
     fs::set_permissions(hosts.home(3).join("data/identity.key"), fs::Permissions::from_mode(0o600)).unwrap();
     let long = "s".repeat(120);
     for arguments in [&[][..], &["config", "check"]] {
@@ -354,6 +356,13 @@ fn each_failure_has_its_own_message_and_next_step() {
     );
     assert_eq!(hosts.run(0, &["status"]).code, 11);
     assert!(!hosts.home(0).join("data/forming.toml").exists(), "nothing was begun");
+
+    // A script that runs twice reads a token each time.
+    let words = ["--name", "prod", "--expect", "4", "--advertise", &address, "--member-name", "host0"];
+    let read = |_| init(&[&words[..], &["-q", "-o", "value"]].concat()).ok();
+    let tokens = [0, 1].map(read);
+    assert!(tokens.iter().all(|token| token.starts_with("bftd1")) && tokens[0] != tokens[1], "{tokens:?}");
+    hosts.run(0, &["init", "--abandon"]).ok();
 
     hosts.init(4);
     init(&["--name", "other", "--expect", "4", "--advertise", &address])

@@ -314,6 +314,11 @@ async fn beyond_f_correct_members_stop_and_say_why() {
         assert_eq!(cluster.wait_exit(id), Some(1), "node {id} has failed");
         let log = cluster.log(id);
         assert!(log.contains("more than f members are faulty"), "{log}");
+        // Nor does it go on when somebody starts it again.
+        cluster.spawn(id);
+        assert_eq!(cluster.wait_exit(id), Some(78), "node {id} stays away");
+        let log = cluster.log(id);
+        assert!(log.contains("halted.txt") && log.contains("stop all members"), "{log}");
     }
     load.finish().await;
 }

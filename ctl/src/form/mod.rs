@@ -180,9 +180,10 @@ impl Init {
         };
         let before = form(&client, FormRequest::Progress).await?;
         let begun = form(&client, FormRequest::Init(wanted)).await?;
-        // Who repeats the command has a token already, or makes one with `token create`.
+        // Somebody who repeats the command has a token already, or makes one with `token create`; a script wants to read one.
+        let wants_token = before.phase == Phase::Idle || session.options.output() != Output::Table;
         let token = match u16::try_from(missing(&begun)) {
-            Ok(uses) if uses > 0 && before.phase == Phase::Idle => first_token(&client, uses).await?,
+            Ok(uses) if uses > 0 && wants_token => first_token(&client, uses).await?,
             _ => None,
         };
         announce(session, &begun, token.as_ref())?;

@@ -37,7 +37,7 @@ impl FileError {
 }
 
 /// The text of a file; none where there is no such file.
-pub(super) fn read(directory: &Path, name: &str) -> Result<Option<String>, FileError> {
+pub(crate) fn read(directory: &Path, name: &str) -> Result<Option<String>, FileError> {
     let path = directory.join(name);
     match fs::read_to_string(&path) {
         Ok(text) => Ok(Some(text)),
@@ -47,7 +47,7 @@ pub(super) fn read(directory: &Path, name: &str) -> Result<Option<String>, FileE
 }
 
 /// Puts a file in the place of what was there, durably. Only its owner can read it.
-pub(super) fn replace(directory: &Path, name: &str, contents: &[u8]) -> Result<(), FileError> {
+pub(crate) fn replace(directory: &Path, name: &str, contents: &[u8]) -> Result<(), FileError> {
     let path = directory.join(name);
     let temporary = directory.join(format!("{name}.new"));
     let write = || {

@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bftd_client::forming::FormFailure;
-use bftd_core::crypto::PublicKey;
+use bftd_core::{crypto::PublicKey, membership::Genesis};
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -109,6 +109,12 @@ impl State {
     }
 }
 
+/// Of a cluster that is formed the members are let in, and nobody else.
+fn admit_formed(genesis: &Genesis, key: PublicKey) -> Result<(), FormFailure> {
+    let is_member = genesis.members.iter().any(|member| member.key == key);
+    is_member.then_some(()).ok_or(FormFailure::Full { expect: genesis.members.len() as u64 })
+}
+
 impl Shared {
     /// Answers one question of the holder of a key.
     async fn answer(
@@ -164,10 +170,7 @@ impl Shared {
         let is_as_known = {
             let mut state = self.state.lock().await;
             if let Some(genesis) = &state.genesis {
-                let is_member = genesis.members.iter().any(|member| member.key == claim.candidate.key);
-                return is_member
-                    .then_some(())
-                    .ok_or(FormFailure::Full { expect: genesis.members.len() as u64 });
+                return admit_formed(genesis, claim.candidate.key);
             }
             let address = self.listen_of(&state);
             let Some(Plan::Gathering(plan)) = &state.plan else {
@@ -195,10 +198,13 @@ impl Shared {
         reach(endpoint, &self.identity, address, key).await?;
 
         let mut state = self.state.lock().await;
+        // Others may have come while this one was dialled.
+        if let Some(genesis) = &state.genesis {
+            return admit_formed(genesis, key);
+        }
         let Some(Plan::Gathering(plan)) = &state.plan else {
             return Err(FormFailure::InviterNotGathering(self.listen_of(&state)));
         };
-        // Others may have come while this one was dialled.
         plan.check(claim, heard_ms)?;
         let mut plan = plan.clone();
         plan.record(claim);

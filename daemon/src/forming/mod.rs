@@ -20,7 +20,7 @@
 
 mod address;
 mod endpoint;
-mod files;
+pub(crate) mod files;
 mod front;
 mod gather;
 mod join;
@@ -293,6 +293,10 @@ impl Shared {
 
     /// Once all members are there: makes the genesis, and sees to it that the others get it.
     fn form_if_complete(&self, state: &mut State) -> Result<(), FormError> {
+        // There is one, whatever the plan says by now.
+        if state.genesis.is_some() {
+            return Ok(());
+        }
         let Some(Plan::Gathering(plan)) = &state.plan else { return Ok(()) };
         let Some(genesis) = plan.genesis() else { return Ok(()) };
         check_genesis(&genesis)?;

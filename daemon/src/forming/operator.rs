@@ -2,6 +2,8 @@
 
 use std::{net::UdpSocket, sync::Arc};
 
+use tokio::sync::MutexGuard;
+
 use bftd_client::{
     forming::{FormFailure, FormRequest, Forming as Shown, Founder, Init, Phase, Place, RefusedJoin, Token},
     genesis::{is_name, parse},
@@ -123,10 +125,16 @@ impl Shared {
         }
     }
 
+    /// The state, unless others have made the cluster meanwhile.
+    async fn unformed(&self) -> Result<MutexGuard<'_, State>, FormFailure> {
+        let state = self.state.lock().await;
+        if let Some(genesis) = &state.genesis { Err(formed_here(genesis)) } else { Ok(state) }
+    }
+
     async fn init(self: &Arc<Self>, init: Init) -> Result<(), FormFailure> {
         check_shape(&init)?;
         let (name, address) = address::resolve(&init.place, &self.config).await?;
-        let mut state = self.state.lock().await;
+        let mut state = self.unformed().await?;
         if let Some(plan) = &state.plan {
             let is_same = matches!(plan, Plan::Gathering(plan)
                 if plan.name == init.name && plan.expect == init.expect && plan.protocol == init.protocol
@@ -146,9 +154,13 @@ impl Shared {
         };
         let begun = self.keep(&mut state, Plan::Gathering(plan)).map_err(impossible);
         let begun = begun.and_then(|()| self.form_if_complete(&mut state).map_err(impossible));
-        drop(state);
         if begun.is_err() {
+            // The command can be repeated.
+            state.plan = None;
+            let forgotten = Plan::forget(&self.directory).map_err(impossible);
+            drop(state);
             self.close().await;
+            forgotten?;
         }
         begun
     }
@@ -162,7 +174,7 @@ impl Shared {
         }
         let (name, address) = address::resolve(place, &self.config).await?;
         let joining = Joining { token: invitation.to_token(), name, address };
-        let mut state = self.state.lock().await;
+        let mut state = self.unformed().await?;
         match &state.plan {
             Some(Plan::Joining(plan)) if *plan == joining && state.trouble.is_none() => return Ok(()),
             Some(plan @ Plan::Gathering(_)) => return Err(engaged(plan)),
@@ -233,7 +245,7 @@ impl Shared {
     }
 
     async fn forget(&self, name: String) -> Result<(), FormFailure> {
-        let mut state = self.state.lock().await;
+        let mut state = self.unformed().await?;
         let Some(Plan::Gathering(plan)) = &state.plan else { return Err(FormFailure::NotGathering) };
         let mut plan = plan.clone();
         let Some(key) = plan.remove(&name) else { return Err(FormFailure::NoSuchMember(name)) };
@@ -248,7 +260,7 @@ impl Shared {
 
     async fn abandon(&self, phase: Phase) -> Result<(), FormFailure> {
         {
-            let mut state = self.state.lock().await;
+            let mut state = self.unformed().await?;
             if let Some(plan) = state.plan.as_ref().filter(|plan| plan.phase() != phase) {
                 return Err(engaged(plan));
             }

@@ -13,6 +13,9 @@ use crate::{block::BlockRef, certificate::Certificate, message::Message};
 impl Replica {
     /// Compares a certificate with all that are known here; halts, and says so, if both can't be.
     pub(super) fn contradicts(&mut self, certificate: &Arc<Certificate>) -> bool {
+        if self.halted {
+            return true;
+        }
         let block = certificate.block();
         let committed = self.tree.committed_at(block.index).filter(|committed| *committed != block);
         if let Some(committed) = committed.filter(|_| certificate.is_commit()) {
@@ -31,6 +34,20 @@ impl Replica {
         };
         self.send(To::Others, Message::Certificate(Arc::clone(made_final)));
         self.halt_for_conflict(made_final.block(), certified);
+        true
+    }
+
+    /// Whether other blocks are final in the place of those that have just been committed; halts, if so.
+    pub(super) fn is_rivalled(&mut self) -> bool {
+        let rival = |certificate: &Arc<Certificate>| {
+            let committed = self.tree.committed_at(certificate.block().index)?;
+            let is_rival = certificate.is_commit() && committed != certificate.block();
+            is_rival.then(|| (committed, Arc::clone(certificate)))
+        };
+        let Some((committed, certificate)) = self.fetcher.certificates().find_map(rival) else {
+            return false;
+        };
+        self.halt_for_conflict(committed, &certificate);
         true
     }
 

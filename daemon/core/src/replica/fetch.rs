@@ -33,6 +33,8 @@ use crate::{
 /// How many certified blocks are fetched at once, for each member of the cluster. Of more, those of the highest
 /// rank are.
 const WANTS_PER_MEMBER: usize = 2;
+/// How many Commit certificates are remembered below the one that is caught up with.
+const MAX_PASSED: usize = 64;
 
 /// How many bytes of blocks a run in parts may have: no chain between two certificates has more.
 const MAX_FETCHED_BYTES: usize = 2 * WINDOW as usize * MAX_BLOCK;
@@ -51,6 +53,9 @@ const ANSWERS: u64 = 8;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fetcher {
     wants: BTreeMap<Digest, Want>,
+    /// Commit certificates of blocks that are not here, below the one to be caught up with: should another block be committed in the
+    /// place of one, more than f members are faulty. The highest [`MAX_PASSED`].
+    passed: BTreeMap<Index, Arc<Certificate>>,
     behind: Option<Behind>,
     /// How many bytes each member's questions have cost since the last tick.
     served: BTreeMap<MemberId, usize>,
@@ -127,12 +132,13 @@ impl Fetcher {
     /// Of the blocks that are looked for.
     pub fn certificates(&self) -> impl Iterator<Item = &Arc<Certificate>> {
         let behind = self.behind.iter().map(|behind| &behind.certificate);
-        behind.chain(self.wants.values().map(|want| &want.certificate))
+        behind.chain(self.wants.values().map(|want| &want.certificate)).chain(self.passed.values())
     }
 
     /// Forgets what is committed now.
     pub fn forget_through(&mut self, committed: Index) {
         self.wants.retain(|_, want| want.certificate.block().index > committed);
+        self.passed = self.passed.split_off(&committed.next());
         for want in self.wants.values_mut() {
             want.chain.retain(|block| block.header().index > committed);
         }
@@ -159,7 +165,13 @@ impl Replica {
         if certificate.is_commit() {
             let newer = |behind: &Behind| behind.certificate.rank() < certificate.rank();
             match &mut self.fetcher.behind {
-                Some(behind) if newer(behind) => behind.certificate = Arc::clone(certificate),
+                Some(behind) if newer(behind) => {
+                    let before = std::mem::replace(&mut behind.certificate, Arc::clone(certificate));
+                    self.fetcher.passed.insert(before.block().index, before);
+                    if self.fetcher.passed.len() > MAX_PASSED {
+                        self.fetcher.passed.pop_first();
+                    }
+                }
                 Some(_) => {}
                 None => {
                     let certificate = Arc::clone(certificate);

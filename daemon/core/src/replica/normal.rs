@@ -450,6 +450,9 @@ impl Replica {
 
     fn sign_vote(&self, kind: BallotKind, block: BlockRef) -> Option<Vote> {
         let is_sole = matches!(kind, BallotKind::Sole { .. });
+        if self.halted {
+            return None;
+        }
         if kind.mark() == BallotKind::Prepare && !self.safety.may_prepare(block, is_sole) {
             return None;
         }
@@ -564,19 +567,21 @@ impl Replica {
     /// Votes to the leader whose certificate should have come by now. Others are awaited.
     fn repeat_overdue_votes(&mut self) {
         let Some(open) = self.safety.open() else { return };
-        let since_us = self.now_us().saturating_sub(self.setup.timing.resend_us);
-        let is_overdue = |block: &BlockRef| {
-            self.tree.since_us(&block.digest).is_some_and(|came_us| came_us <= since_us)
-                && self.goes_to_leader(block.index)
-        };
-        let chain = self.tree.descend(&open.tip.digest).map(|block| block.reference());
-        let overdue: Vec<_> = chain.filter(is_overdue).collect();
-        let is_position_overdue =
-            self.safety.position().is_some_and(|certificate| is_overdue(&certificate.block()));
+        let resend_us = self.setup.timing.resend_us;
+        let overdue: Vec<_> = self
+            .tree
+            .descend(&open.tip.digest)
+            .filter(|block| {
+                self.tree.since_us(&block.digest()).is_some_and(|since| since + resend_us <= self.now_us())
+            })
+            .map(|block| block.reference())
+            .filter(|block| self.goes_to_leader(block.index))
+            .collect();
         for block in overdue {
             self.repeat_vote(block);
         }
-        if is_position_overdue {
+        let position = self.safety.position().map(|certificate| certificate.block().index);
+        if position.is_some_and(|index| self.goes_to_leader(index)) {
             self.term.committed_vote = Index(0);
             self.commit_to_prepared();
         }
@@ -687,6 +692,9 @@ impl Replica {
         if is_outrun {
             self.raise_incarnation();
         }
+        if self.is_rivalled() {
+            return;
+        }
         self.forget_committed(root.index);
         // A block that was lost on the way and sent again says nothing of how long clients take.
         let most_us = self.setup.timing.heartbeat_us / 2;
@@ -700,6 +708,9 @@ impl Replica {
     fn adopt_committed(&mut self, tip: BlockRef) -> bool {
         let root = self.tree.root();
         if root.term != self.safety.term() {
+            if let Some(new_term) = self.term.new_term.clone() {
+                self.send(To::Others, Message::NewTerm(new_term));
+            }
             self.halt(Halt::ConflictingCertificates { committed: root, certified: tip });
             return false;
         }

@@ -508,9 +508,8 @@ impl Replica {
         let start = new_term.start(&self.setup.members);
         let root = self.tree.root();
         if start.index < root.index || (start.index == root.index && start != root) {
-            if let Some(position) = &new_term.position {
-                self.send(To::Others, Message::Certificate(Arc::clone(position)));
-            }
+            // What contradicts is what a quorum says in it.
+            self.send(To::Others, Message::NewTerm(Arc::clone(new_term)));
             self.halt(Halt::ConflictingCertificates { committed: root, certified: start });
             return false;
         }

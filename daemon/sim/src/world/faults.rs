@@ -35,6 +35,7 @@ impl World<'_> {
         let down_us = between(self.plan.down_us, &mut self.random);
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.replica.is_some()) else { return Ok(()) };
         node.crash(sync_made_it);
+        self.leaving.remove(&id);
         self.report.crashes += 1;
         let durable = node.disk.durable.clone();
         self.schedule(down_us, Next::Start(id));

@@ -193,6 +193,25 @@ fn a_rival_made_final_before_the_own_block_halts_and_both_are_shown() {
     assert!(shown.iter().any(|block| block.index == next && *block != rival), "{shown:?}");
 }
 
+/// The rival is looked for, and forgotten for a later block of the own story, before that one's chain comes.
+#[test]
+fn a_rival_that_was_passed_by_is_remembered_until_its_place_is_taken() {
+    let mut cluster = Cluster::one_behind();
+    let committed = cluster.nodes[&id(1)].executed.clone();
+    let root = cluster.status(4).committed;
+    let (next, _) = committed.iter().find(|(block, _)| block.index == root.index.next()).unwrap();
+    let rival = BlockRef { digest: Digest([7; 32]), ..*next };
+    cluster.crash(4);
+    cluster.start(4);
+    cluster.wire.clear();
+    let rival_final = cluster.certificate(BallotKind::Commit, rival);
+    cluster.hear(3, 4, Message::Certificate(rival_final));
+    let newest = cluster.certificate(BallotKind::Commit, cluster.newest(1).reference());
+    cluster.hear(3, 4, Message::Certificate(newest));
+    let said = halts(4, &mut cluster, Cluster::settle);
+    assert!(said.contains("more than f members are faulty"), "{said}");
+}
+
 /// A quorum has prepared one block, and another is final in its place, whichever is heard of first.
 #[test]
 fn a_block_made_final_against_the_position_halts_and_both_are_shown() {
