@@ -158,8 +158,7 @@ async fn somebody_else_at_the_inviters_address_is_found_out_and_learns_nothing()
 async fn who_shows_the_inviters_certificate_without_its_key_is_found_out() {
     let (inviter, invitation) = Host::gathering(4).await;
     let other = Identity::ephemeral();
-    let key =
-        any_eddsa_type(&PrivatePkcs8KeyDer::try_from(other.private_key().secret_der()).unwrap()).unwrap();
+    let key = any_eddsa_type(&PrivatePkcs8KeyDer::from(other.private_key().secret_der())).unwrap();
     let stolen = CertifiedKey::new(vec![inviter.identity.certificate()], key);
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
