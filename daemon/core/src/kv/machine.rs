@@ -21,10 +21,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Expect, Operation, Outcome, ReadTables, Table, WriteTables,
-    buckets::{Bucket, Buckets},
+    Expect, Operation, Outcome, ReadTables, Span, Table, WriteTables,
+    buckets::{Bucket, Buckets, Place},
     digest::{Tree, bucket_digest, empty_state, entry_digest, key_hash},
     entry::Stored,
+    transact::Budget,
 };
 use crate::{
     block::{Block, BlockRef, Request},
@@ -91,7 +92,9 @@ pub enum Error<E> {
 /// After an error other than [`Error::NotNext`] neither the machine nor the open transaction are of any use.
 #[derive(Clone, Debug)]
 pub struct StateMachine {
-    head: Head,
+    pub(super) head: Head,
+    /// What the transactions of this block may still read.
+    pub(super) reads: Budget,
     /// What requests have set; none while the genesis says it. Not covered by the digest: it decides who is sent votes, which is
     /// of no consequence for safety.
     protocol: Option<Protocol>,
@@ -143,7 +146,8 @@ impl StateMachine {
             .map(|protocol| protocol.ok_or(Error::Damaged("the record of the protocol")))
             .transpose()?;
         let (recent, buffer) = (VecDeque::new(), Vec::new());
-        let mut machine = Self { head, protocol, buckets, recent, unsaved: 0, buffer };
+        let reads = Budget::default();
+        let mut machine = Self { head, reads, protocol, buckets, recent, unsaved: 0, buffer };
         machine.load_recent(tables)?;
         Ok(machine)
     }
@@ -236,6 +240,7 @@ impl StateMachine {
         tables: &mut T,
         block: &Block,
     ) -> Result<BlockOutcome, Error<T::Error>> {
+        self.reads = Budget::default();
         let mut outcomes = Vec::with_capacity(block.batches().len());
         for batch in block.batches() {
             let requests = batch.requests.iter().map(|request| self.apply(tables, request));
@@ -264,9 +269,10 @@ impl StateMachine {
                 Ok(self.deleted(keys))
             }
             Operation::DeletePrefix { prefix } => {
-                let keys = self.delete_prefix(tables, prefix)?;
+                let keys = self.delete_all(tables, &Span::Prefix(prefix))?;
                 Ok(self.deleted(keys))
             }
+            Operation::Transaction(transaction) => self.transact(tables, &transaction),
             Operation::SetProtocol { protocol } => {
                 let value = postcard::to_stdvec(&protocol).expect("encoding into a growing buffer succeeds");
                 tables.put(Table::Meta, PROTOCOL, &value)?;
@@ -297,17 +303,28 @@ impl StateMachine {
         }
         self.head.revision += 1;
         let revision = self.head.revision;
-        let (create_revision, version) =
-            old.map_or((revision, 1), |old| (old.create_revision, old.version + 1));
-        let stored = Stored { create_revision, mod_revision: revision, version, value };
-        stored.encode(&mut self.buffer);
-        tables.put(Table::Keys, key, &self.buffer)?;
-        place.set(stored.numbers(), entry_digest(key, create_revision, revision, version, value));
+        write(place, tables, &mut self.buffer, (key, value), revision)?;
         Ok(Outcome::Put { revision })
     }
 
+    /// Stores a value, as part of the request that makes this revision.
+    pub(super) fn store<T: WriteTables>(
+        &mut self,
+        tables: &mut T,
+        entry: (&[u8], &[u8]),
+        revision: u64,
+    ) -> Result<(), Error<T::Error>> {
+        let key_hash = key_hash(entry.0);
+        let place = self.buckets.place(tables, &key_hash)?;
+        write(place, tables, &mut self.buffer, entry, revision)
+    }
+
     /// Deletes a key, and says whether it was there.
-    fn delete<T: WriteTables>(&mut self, tables: &mut T, key: &[u8]) -> Result<bool, Error<T::Error>> {
+    pub(super) fn delete<T: WriteTables>(
+        &mut self,
+        tables: &mut T,
+        key: &[u8],
+    ) -> Result<bool, Error<T::Error>> {
         let key_hash = key_hash(key);
         let place = self.buckets.place(tables, &key_hash)?;
         if place.numbers().is_none() {
@@ -320,16 +337,17 @@ impl StateMachine {
         Ok(true)
     }
 
-    fn delete_prefix<T: WriteTables>(
+    /// Deletes keys, and says how many there were.
+    pub(super) fn delete_all<T: WriteTables>(
         &mut self,
         tables: &mut T,
-        prefix: &[u8],
+        span: &Span<&[u8]>,
     ) -> Result<u64, Error<T::Error>> {
         let mut deleted = 0;
         loop {
             let mut keys = Vec::new();
-            tables.scan(Table::Keys, Bound::Included(prefix), |key, _| {
-                if !key.starts_with(prefix) || keys.len() == DELETE_CHUNK {
+            tables.scan(Table::Keys, Bound::Included(span.first()), |key, _| {
+                if !span.reaches(key) || keys.len() == DELETE_CHUNK {
                     return ControlFlow::Break(());
                 }
                 keys.push(key.to_vec());
@@ -383,6 +401,23 @@ impl StateMachine {
         self.remember(head.executed.index, head.state);
         Ok(())
     }
+}
+
+/// Stores a value at a place.
+fn write<T: WriteTables>(
+    place: Place<'_>,
+    tables: &mut T,
+    buffer: &mut Vec<u8>,
+    (key, value): (&[u8], &[u8]),
+    revision: u64,
+) -> Result<(), Error<T::Error>> {
+    let (create_revision, version) =
+        place.numbers().map_or((revision, 1), |old| (old.create_revision, old.version + 1));
+    let stored = Stored { create_revision, mod_revision: revision, version, value };
+    stored.encode(buffer);
+    tables.put(Table::Keys, key, buffer)?;
+    place.set(stored.numbers(), entry_digest(key, create_revision, revision, version, value));
+    Ok(())
 }
 
 /// An index and the state after it.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::transaction::{MAX_READ_KEYS, MAX_STEPS, Taken, Transaction};
 use crate::{
     limits::{MAX_KEY, MAX_VALUE},
     protocol::Protocol,
@@ -35,6 +36,8 @@ pub enum Operation<B = Bytes> {
         /// The protocol.
         protocol: Protocol,
     },
+    /// Does one of two things, whichever comparisons say.
+    Transaction(Transaction<B>),
 }
 
 /// What must hold of a key for an operation to change it.
@@ -58,11 +61,7 @@ impl<B: AsRef<[u8]>> Operation<B> {
         match self {
             Self::Put { key, value, .. } => {
                 check_key(key.as_ref())?;
-                let bytes = value.as_ref().len();
-                if bytes > MAX_VALUE {
-                    return Err(Refusal::ValueTooLong { bytes: bytes as u64 });
-                }
-                Ok(())
+                check_value(value.as_ref())
             }
             Self::Delete { key } => check_key(key.as_ref()),
             Self::DeletePrefix { prefix } => {
@@ -73,6 +72,7 @@ impl<B: AsRef<[u8]>> Operation<B> {
                 let is_known = Protocol::switchable().any(|known| known == *protocol);
                 if is_known { Ok(()) } else { Err(Refusal::Protocol) }
             }
+            Self::Transaction(transaction) => transaction.check(),
         }
     }
 }
@@ -109,7 +109,12 @@ fn decode<'a, T: Deserialize<'a>>(request: &'a [u8]) -> Result<T, Refusal> {
     }
 }
 
-fn check_key(key: &[u8]) -> Result<(), Refusal> {
+pub(super) fn check_value(value: &[u8]) -> Result<(), Refusal> {
+    let bytes = value.len();
+    if bytes > MAX_VALUE { Err(Refusal::ValueTooLong { bytes: bytes as u64 }) } else { Ok(()) }
+}
+
+pub(super) fn check_key(key: &[u8]) -> Result<(), Refusal> {
     if key.is_empty() || key.len() > MAX_KEY {
         return Err(Refusal::KeyLength { bytes: key.len() as u64 });
     }
@@ -147,6 +152,13 @@ pub enum Outcome {
         /// The protocol.
         protocol: Protocol,
     },
+    /// What a transaction did.
+    Transaction {
+        /// The store's revision now: where nothing was written it is what it was.
+        revision: u64,
+        /// What came of its first part.
+        taken: Taken,
+    },
 }
 
 /// Why an operation can't be executed.
@@ -172,6 +184,24 @@ pub enum Refusal {
         "a running cluster goes over from one of bft-raft, pbft and ccro to another; raft is for crashes alone"
     )]
     Protocol,
+    /// The transaction is too long.
+    #[error(
+        "a transaction has at most {MAX_STEPS} comparisons and {MAX_STEPS} steps, those of nested ones included; this one has \
+         {steps}"
+    )]
+    TooManySteps {
+        /// How many of one of the two.
+        steps: u64,
+    },
+    /// Two steps that may be taken together write one key.
+    #[error("a transaction writes each key once: this one puts a key twice, or puts one that it deletes")]
+    WrittenTwice,
+    /// Its comparisons would read too many keys.
+    #[error(
+        "the transactions of a block read at most {MAX_READ_KEYS} keys in ranges: compare fewer keys, or try again when fewer \
+         others do"
+    )]
+    ReadsTooMuch,
 }
 
 /// A key's value and history in numbers, as in etcd.

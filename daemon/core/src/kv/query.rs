@@ -10,7 +10,7 @@ use super::{Entry, Error, Listing, Query, ReadTables, Table, entry::Stored};
 /// About how many bytes of keys and values an answer carries. One entry is always carried.
 pub const MAX_ANSWER: usize = 8 << 20;
 /// What an entry costs beside its key and value, in bytes.
-const PER_ENTRY: usize = 48;
+pub(super) const PER_ENTRY: usize = 48;
 
 /// What a query finds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

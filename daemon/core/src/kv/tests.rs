@@ -1,3 +1,5 @@
+mod transactions;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
@@ -471,7 +473,7 @@ fn an_operation() -> impl Strategy<Value = Operation> {
 }
 
 /// What the state machine must do, in the plainest way.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Model {
     revision: u64,
     entries: BTreeMap<Bytes, Entry>,
@@ -482,6 +484,9 @@ impl Model {
         let next = self.revision + 1;
         match operation.clone() {
             Operation::SetProtocol { .. } => {}
+            Operation::Transaction(transaction) => {
+                self.transact(&transaction);
+            }
             Operation::Put { key, value, expect } => {
                 let old = self.entries.get(&key);
                 let holds = match expect {

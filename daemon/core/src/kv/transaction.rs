@@ -1,0 +1,317 @@
+//! Transactions, with etcd's semantics: comparisons decide which of two lists of steps is taken, and that list is executed as one
+//! request.
+//!
+//! - All comparisons, those of nested transactions too, look at the state before the first step.
+//! - Steps are executed in order; what one reads, those before it have written.
+//! - All writes of a transaction share one revision. So no key is written twice: where steps that may be taken together put a key
+//!   twice, or put one that they delete, the transaction is refused.
+//! - What is read costs every member time and memory: a block's transactions read at most [`MAX_READ_KEYS`] keys in ranges, and
+//!   are answered at most [`MAX_ANSWER`](super::MAX_ANSWER) bytes. Beyond that listings are cut, and say so; a comparison that
+//!   would have to read on is refused.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Listing, Refusal,
+    operation::{check_key, check_value},
+};
+use crate::limits::MAX_KEY;
+
+/// How many comparisons a transaction has at most, and how many steps: in both lists, those of nested transactions included.
+pub const MAX_STEPS: usize = 128;
+/// How many keys the transactions of a block read in ranges, at most.
+pub const MAX_READ_KEYS: usize = 65_536;
+
+/// A transaction: a tree of [`Part`]s, the first one its root.
+///
+/// It is flat, so that nobody can make a member's stack overflow: a nested part is named by its place in the list, comes after the
+/// part that names it, and is named once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transaction<B = Bytes> {
+    /// At least one, at most [`MAX_STEPS`] and one.
+    pub parts: Vec<Part<B>>,
+}
+
+/// Comparisons and what follows from them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part<B = Bytes> {
+    /// What must hold, all of it.
+    pub compare: Vec<Compare<B>>,
+    /// What is done if it holds.
+    pub then: Vec<Step<B>>,
+    /// What is done if it does not.
+    pub otherwise: Vec<Step<B>>,
+}
+
+/// What must hold of a key, or of each key of a range.
+///
+/// A key that does not exist has version and revisions 0, and no value: no comparison of its value holds. A range without keys is
+/// compared as one that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compare<B = Bytes> {
+    /// Which keys.
+    pub keys: Span<B>,
+    /// What of them.
+    pub property: Property<B>,
+    /// How it must stand to the one given.
+    pub relation: Relation,
+}
+
+/// Something of a key, and what it is compared with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Property<B = Bytes> {
+    /// How often it was put since it was created.
+    Version(u64),
+    /// The revision at which it was created.
+    CreateRevision(u64),
+    /// The revision of its last change.
+    ModRevision(u64),
+    /// Its value, byte by byte.
+    Value(B),
+}
+
+/// How the key's property must stand to the one given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Relation {
+    /// The same.
+    Equal,
+    /// Another.
+    NotEqual,
+    /// Less.
+    Less,
+    /// Greater.
+    Greater,
+}
+
+/// Keys in order, without a gap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Span<B = Bytes> {
+    /// One key, which may not exist.
+    Key(B),
+    /// Those that begin with a prefix; with an empty one all.
+    Prefix(B),
+    /// From a key on, and before another one.
+    Range {
+        /// The first one that may be in it.
+        from: B,
+        /// The first one that is not.
+        end: B,
+    },
+    /// From a key on.
+    From(B),
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step<B = Bytes> {
+    /// Stores a value.
+    Put {
+        /// The key.
+        key: B,
+        /// The value.
+        value: B,
+    },
+    /// Reads keys.
+    Get {
+        /// Which.
+        keys: Span<B>,
+        /// At most so many.
+        limit: u64,
+        /// Leave the values out.
+        keys_only: bool,
+    },
+    /// Deletes keys.
+    Delete {
+        /// Which.
+        keys: Span<B>,
+    },
+    /// Executes another part: its place in the list.
+    Nested(u8),
+}
+
+/// What came of a part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// Whether all comparisons held.
+    pub succeeded: bool,
+    /// What came of each step of the list that was taken.
+    pub steps: Vec<StepOutcome>,
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepOutcome {
+    /// The value is stored.
+    Put,
+    /// What was found.
+    Found(Listing),
+    /// How many keys were deleted.
+    Deleted(u64),
+    /// What came of the part.
+    Nested(Taken),
+}
+
+impl<B: AsRef<[u8]>> Span<B> {
+    /// The lowest key that may be in it.
+    pub fn first(&self) -> &[u8] {
+        match self {
+            Self::Key(key) | Self::Prefix(key) | Self::Range { from: key, .. } | Self::From(key) => {
+                key.as_ref()
+            }
+        }
+    }
+
+    /// Whether a key that is not below [`Span::first`] is in it.
+    pub fn reaches(&self, key: &[u8]) -> bool {
+        match self {
+            Self::Key(only) => key == only.as_ref(),
+            Self::Prefix(prefix) => key.starts_with(prefix.as_ref()),
+            Self::Range { end, .. } => key < end.as_ref(),
+            Self::From(_) => true,
+        }
+    }
+
+    /// Whether a key is in it.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        key >= self.first() && self.reaches(key)
+    }
+
+    fn check(&self) -> Result<(), Refusal> {
+        let short = |bytes: &B| match bytes.as_ref().len() {
+            length if length <= MAX_KEY => Ok(()),
+            length => Err(Refusal::KeyLength { bytes: length as u64 }),
+        };
+        match self {
+            Self::Key(key) => check_key(key.as_ref()),
+            Self::Prefix(bytes) | Self::From(bytes) => short(bytes),
+            Self::Range { from, end } => short(from).and_then(|()| short(end)),
+        }
+    }
+}
+
+impl Relation {
+    /// Whether it holds between what is there and what is asked for.
+    pub fn holds<T: Ord + ?Sized>(self, there: &T, asked: &T) -> bool {
+        match self {
+            Self::Equal => there == asked,
+            Self::NotEqual => there != asked,
+            Self::Less => there < asked,
+            Self::Greater => there > asked,
+        }
+    }
+}
+
+impl<B: AsRef<[u8]>> Transaction<B> {
+    /// Checks sizes, the tree, and that no key is written twice.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn check(&self) -> Result<(), Refusal> {
+        let lists = || self.parts.iter().flat_map(|part| [&part.then, &part.otherwise]);
+        let steps: usize = lists().map(Vec::len).sum();
+        let compares: usize = self.parts.iter().map(|part| part.compare.len()).sum();
+        if steps > MAX_STEPS || compares > MAX_STEPS {
+            return Err(Refusal::TooManySteps { steps: steps.max(compares) as u64 });
+        }
+        self.check_tree()?;
+        for compare in self.parts.iter().flat_map(|part| &part.compare) {
+            compare.keys.check()?;
+            if let Property::Value(value) = &compare.property {
+                check_value(value.as_ref())?;
+            }
+        }
+        for step in lists().flatten() {
+            match step {
+                Step::Put { key, value } => {
+                    check_key(key.as_ref())?;
+                    check_value(value.as_ref())?;
+                }
+                Step::Get { keys, .. } | Step::Delete { keys } => keys.check()?,
+                Step::Nested(_) => {}
+            }
+        }
+        self.check_writes()
+    }
+
+    /// Each part but the first is named once, by one before it.
+    fn check_tree(&self) -> Result<(), Refusal> {
+        let mut named = vec![false; self.parts.len()];
+        for (at, part) in self.parts.iter().enumerate() {
+            for step in part.then.iter().chain(&part.otherwise) {
+                let Step::Nested(place) = step else { continue };
+                let place = usize::from(*place);
+                match named.get_mut(place) {
+                    Some(named) if place > at && !*named => *named = true,
+                    _ => return Err(Refusal::Malformed),
+                }
+            }
+        }
+        match named.split_first() {
+            Some((false, nested)) if nested.iter().all(|named| *named) => Ok(()),
+            _ => Err(Refusal::Malformed),
+        }
+    }
+
+    /// No two steps that may be taken together write the same key. Those of one part's two lists never are.
+    fn check_writes(&self) -> Result<(), Refusal> {
+        // What each part may write, whichever list is taken; those that are nested come later in the list, and are known first.
+        let mut known: Vec<Writes<'_, B>> = Vec::with_capacity(self.parts.len());
+        for part in self.parts.iter().rev() {
+            let mut writes = Writes::default();
+            for list in [&part.then, &part.otherwise] {
+                let mut together = Writes::default();
+                for step in list {
+                    match step {
+                        Step::Put { key, .. } => {
+                            together.add(Writes { puts: vec![key.as_ref()], deletes: vec![] })?
+                        }
+                        Step::Delete { keys } => {
+                            together.add(Writes { puts: vec![], deletes: vec![keys] })?
+                        }
+                        Step::Nested(place) => {
+                            // Of the later parts the last one was looked at first.
+                            let from_end = self.parts.len() - 1 - usize::from(*place);
+                            together.add(std::mem::take(&mut known[from_end]))?;
+                        }
+                        Step::Get { .. } => {}
+                    }
+                }
+                writes.puts.append(&mut together.puts);
+                writes.deletes.append(&mut together.deletes);
+            }
+            known.push(writes);
+        }
+        Ok(())
+    }
+}
+
+/// What steps may write.
+#[derive(Debug)]
+struct Writes<'a, B> {
+    puts: Vec<&'a [u8]>,
+    deletes: Vec<&'a Span<B>>,
+}
+
+impl<B> Default for Writes<'_, B> {
+    fn default() -> Self {
+        Self { puts: Vec::new(), deletes: Vec::new() }
+    }
+}
+
+impl<B: AsRef<[u8]>> Writes<'_, B> {
+    /// Adds what may be written with these.
+    fn add(&mut self, mut other: Self) -> Result<(), Refusal> {
+        let twice = other
+            .puts
+            .iter()
+            .any(|key| self.puts.contains(key) || self.deletes.iter().any(|keys| keys.contains(key)));
+        let deleted = self.puts.iter().any(|key| other.deletes.iter().any(|keys| keys.contains(key)));
+        if twice || deleted {
+            return Err(Refusal::WrittenTwice);
+        }
+        self.puts.append(&mut other.puts);
+        self.deletes.append(&mut other.deletes);
+        Ok(())
+    }
+}
