@@ -21,6 +21,7 @@ use crate::{
     render,
     shell::Shell,
     status::ShowStatus,
+    txn::Txn,
 };
 
 /// How long a command waits for the daemon unless told otherwise.
@@ -115,6 +116,7 @@ pub(crate) enum Command {
     Get(Get),
     Ls(Ls),
     Del(Del),
+    Txn(Txn),
     Status(ShowStatus),
     Protocol(ShowProtocol),
     Init(Init),

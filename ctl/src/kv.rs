@@ -329,7 +329,7 @@ impl Del {
 
 /// An entry as a JSON object.
 #[derive(Serialize)]
-struct Row<'a> {
+pub(crate) struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -344,7 +344,7 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn new(key: &'a [u8], entry: &'a Entry, with_value: bool) -> Self {
+    pub(crate) fn new(key: &'a [u8], entry: &'a Entry, with_value: bool) -> Self {
         let (key, key_base64) = text_or_base64(key);
         let (value, value_base64) = if with_value { text_or_base64(&entry.value) } else { (None, None) };
         let Entry { create_revision, mod_revision: revision, version, .. } = *entry;

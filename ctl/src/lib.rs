@@ -25,6 +25,7 @@ mod session;
 mod shell;
 mod status;
 mod trace;
+mod txn;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -72,6 +73,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command, session: &mut Session) -> Result<Code, Ended> {
     match command {
         Command::Put(put) => put.run(session).await,
+        Command::Txn(txn) => txn.run(session).await,
         Command::Get(get) => get.run(session).await,
         Command::Ls(ls) => ls.run(session).await,
         Command::Del(del) => del.run(session).await,

@@ -15,7 +15,7 @@ use std::{
 use bftd::admin::{PeerCredentials, Service};
 use bftd_client::{
     At, BlockAt, Bytes, ClusterStatus, Entry, Expect, Failure, FaultChange, Health, Listing, MemberStatus,
-    NodeTally, Operation, Outcome, Phase, Query, Request, Response, Status, Step, Trace, genesis::Protocol,
+    NodeTally, Operation, Outcome, Phase, Query, Refusal, Request, Response, Status, Step, Trace, genesis::Protocol,
 };
 use common::bftctl;
 use serde_json::{Value, json};
@@ -126,6 +126,8 @@ impl State {
                 let keys = u64::from(self.entries.remove(&key).is_some());
                 Outcome::Deleted { revision, keys }
             }
+            // Real daemons execute them, in tests of their own.
+            Operation::Transaction(_) => Outcome::Refused(Refusal::Malformed),
             Operation::SetProtocol { protocol } => {
                 self.protocol = protocol;
                 Outcome::ProtocolSet { revision: self.revision, protocol }

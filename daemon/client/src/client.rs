@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bftd_core::kv::{Entry, Expect, Listing, Operation, Outcome, Query};
+use bftd_core::kv::{Entry, Expect, Listing, Operation, Outcome, Query, Taken, Transaction};
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::AsyncWriteExt,
@@ -89,6 +89,18 @@ pub struct Changed {
 }
 
 impl Changed {
+    /// The store's revision after it.
+    pub fn revision(&self) -> u64 {
+        match self.outcome {
+            Outcome::Put { revision }
+            | Outcome::Deleted { revision, .. }
+            | Outcome::Mismatch { revision, .. }
+            | Outcome::ProtocolSet { revision, .. }
+            | Outcome::Transaction { revision, .. } => revision,
+            Outcome::Refused(_) => 0,
+        }
+    }
+
     fn or_refused(self) -> Result<Self, Error> {
         match self.outcome {
             Outcome::Refused(refusal) => Err(Failure::Refused(refusal).into()),
@@ -338,6 +350,18 @@ impl Client {
         self.execute(Operation::DeletePrefix { prefix }).await
     }
 
+    /// Does one of two things, whichever comparisons say. What came of it, and whether they held, is in the outcome.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn transact(&self, transaction: Transaction) -> Result<(Taken, Changed), Error> {
+        let changed = self.execute(Operation::Transaction(transaction)).await?;
+        match &changed.outcome {
+            Outcome::Transaction { taken, .. } => Ok((taken.clone(), changed)),
+            other => Err(Failure::Internal(format!("the daemon did something else: {other:?}")).into()),
+        }
+    }
+
     /// Looks a key up.
     ///
     /// # Errors
@@ -458,6 +482,8 @@ fn weight(request: &Request) -> u32 {
             prefix.len().saturating_add(start_after.as_ref().map_or(0, Bytes::len))
         }
         Request::Form(FormRequest::TakeGenesis { text }) => text.len(),
+        Request::Execute(Operation::Transaction(transaction))
+        | Request::Traced(Operation::Transaction(transaction)) => transaction.size(),
         Request::Execute(Operation::SetProtocol { .. })
         | Request::Traced(Operation::SetProtocol { .. })
         | Request::Status

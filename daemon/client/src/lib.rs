@@ -25,7 +25,10 @@ pub mod protocol;
 pub use bftd_core::{
     crypto::Ed25519,
     evidence,
-    kv::{Entry, Expect, Listing, Operation, Outcome, Query, Refusal},
+    kv::{
+        Compare, Entry, Expect, Listing, Operation, Outcome, Part, Property, Query, Refusal, Relation, Span,
+        Step as TransactionStep, StepOutcome, Taken, Transaction,
+    },
     limits::{MAX_KEY, MAX_VALUE},
 };
 pub use bytes::Bytes;

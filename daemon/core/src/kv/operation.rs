@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::transaction::{MAX_READ_KEYS, MAX_STEPS, Taken, Transaction};
+use super::transaction::{MAX_READ_KEYS, MAX_STEPS, MAX_TRANSACTION, Taken, Transaction};
 use crate::{
     limits::{MAX_KEY, MAX_VALUE},
     protocol::Protocol,
@@ -192,6 +192,12 @@ pub enum Refusal {
     TooManySteps {
         /// How many of one of the two.
         steps: u64,
+    },
+    /// The transaction carries too much.
+    #[error("a transaction carries at most {MAX_TRANSACTION} bytes of keys and values, this one has {bytes}")]
+    TransactionTooLarge {
+        /// How many.
+        bytes: u64,
     },
     /// Two steps that may be taken together write one key.
     #[error("a transaction writes each key once: this one puts a key twice, or puts one that it deletes")]

@@ -20,6 +20,8 @@ use crate::limits::MAX_KEY;
 
 /// How many comparisons a transaction has at most, and how many steps: in both lists, those of nested transactions included.
 pub const MAX_STEPS: usize = 128;
+/// How many bytes of keys and values a transaction carries at most: it must fit in a batch.
+pub const MAX_TRANSACTION: usize = 3 << 19;
 /// How many keys the transactions of a block read in ranges, at most.
 pub const MAX_READ_KEYS: usize = 65_536;
 
@@ -177,6 +179,13 @@ impl<B: AsRef<[u8]>> Span<B> {
         key >= self.first() && self.reaches(key)
     }
 
+    fn size(&self) -> usize {
+        match self {
+            Self::Range { from, end } => from.as_ref().len() + end.as_ref().len(),
+            Self::Key(_) | Self::Prefix(_) | Self::From(_) => self.first().len(),
+        }
+    }
+
     fn check(&self) -> Result<(), Refusal> {
         let short = |bytes: &B| match bytes.as_ref().len() {
             length if length <= MAX_KEY => Ok(()),
@@ -215,6 +224,10 @@ impl<B: AsRef<[u8]>> Transaction<B> {
             return Err(Refusal::TooManySteps { steps: steps.max(compares) as u64 });
         }
         self.check_tree()?;
+        let bytes = self.size();
+        if bytes > MAX_TRANSACTION {
+            return Err(Refusal::TransactionTooLarge { bytes: bytes as u64 });
+        }
         for compare in self.parts.iter().flat_map(|part| &part.compare) {
             compare.keys.check()?;
             if let Property::Value(value) = &compare.property {
@@ -232,6 +245,21 @@ impl<B: AsRef<[u8]>> Transaction<B> {
             }
         }
         self.check_writes()
+    }
+
+    /// How many bytes of keys and values it carries.
+    pub fn size(&self) -> usize {
+        let compares = self.parts.iter().flat_map(|part| &part.compare).map(|compare| {
+            let value = if let Property::Value(value) = &compare.property { value.as_ref().len() } else { 0 };
+            compare.keys.size() + value
+        });
+        let steps = self.parts.iter().flat_map(|part| part.then.iter().chain(&part.otherwise));
+        let steps = steps.map(|step| match step {
+            Step::Put { key, value } => key.as_ref().len() + value.as_ref().len(),
+            Step::Get { keys, .. } | Step::Delete { keys } => keys.size(),
+            Step::Nested(_) => 0,
+        });
+        compares.chain(steps).fold(0, usize::saturating_add)
     }
 
     /// Each part but the first is named once, by one before it.

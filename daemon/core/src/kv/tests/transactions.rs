@@ -257,6 +257,12 @@ fn sizes_are_bounded() {
         let compare = vec![that(keys, Property::Version(1), Relation::Less)];
         assert_eq!(store.refused(Transaction { parts: vec![part(compare, vec![], vec![])] }), bytes_of);
     }
+    let half = "x".repeat(MAX_TRANSACTION / 2 - 1);
+    store.transact(always(vec![stores("a", &half), stores("b", &half)]));
+    let too_large = Refusal::TransactionTooLarge { bytes: MAX_TRANSACTION as u64 + 1 };
+    assert_eq!(store.refused(always(vec![stores("a", &half), stores("b", &half), reads(one("c"))])), too_large);
+    let largest = Operation::Transaction(always(vec![stores("a", &half), stores("b", &half)])).encode();
+    assert!(largest.len() + (MAX_STEPS * 2 * 16) < crate::limits::MAX_BATCH);
     let value = "x".repeat(MAX_VALUE + 1);
     let too_long = Refusal::ValueTooLong { bytes: MAX_VALUE as u64 + 1 };
     assert_eq!(store.refused(always(vec![stores("a", &value)])), too_long);
