@@ -3,7 +3,8 @@
 use std::{fs, io::Read, path::PathBuf};
 
 use bftd_client::{
-    Bytes, Compare, Operation, Part, Property, Relation, Span, StepOutcome, Taken, Transaction, TransactionStep,
+    Bytes, Compare, Operation, Part, Property, Relation, Span, StepOutcome, Taken, Transaction,
+    TransactionStep,
 };
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -169,7 +170,9 @@ impl Txn {
         let mut text = String::new();
         let read = match self.file.to_str() {
             Some("-") if is_shell => {
-                return Err(Failure::usage("in the shell there is no other stdin to read from").next("use -f FILE"));
+                return Err(
+                    Failure::usage("in the shell there is no other stdin to read from").next("use -f FILE")
+                );
             }
             Some("-") => std::io::stdin().lock().take(MAX_FILE).read_to_string(&mut text),
             _ => fs::File::open(&self.file).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text)),
@@ -202,7 +205,8 @@ fn parse(text: &str) -> Result<Transaction, Failure> {
 /// Puts a part, and then those in it, into the list. Answers where it is.
 fn place(written: Written, parts: &mut Vec<Part>) -> Result<u8, Failure> {
     let at = parts.len();
-    let number = u8::try_from(at).map_err(|_| Failure::usage("a transaction has at most 128 others in it"))?;
+    let number =
+        u8::try_from(at).map_err(|_| Failure::usage("a transaction has at most 128 others in it"))?;
     let compare = written.compare.into_iter().map(compare).collect::<Result<_, _>>()?;
     parts.push(Part { compare, then: Vec::new(), otherwise: Vec::new() });
     let then = steps(written.then, parts)?;

@@ -15,7 +15,8 @@ use std::{
 use bftd::admin::{PeerCredentials, Service};
 use bftd_client::{
     At, BlockAt, Bytes, ClusterStatus, Entry, Expect, Failure, FaultChange, Health, Listing, MemberStatus,
-    NodeTally, Operation, Outcome, Phase, Query, Refusal, Request, Response, Status, Step, Trace, genesis::Protocol,
+    NodeTally, Operation, Outcome, Phase, Query, Refusal, Request, Response, Status, Step, Trace,
+    genesis::Protocol,
 };
 use common::bftctl;
 use serde_json::{Value, json};

@@ -25,7 +25,9 @@ async fn add_one(cluster: &Cluster, id: u8) -> u32 {
             relation: Relation::Equal,
         };
         let put = Step::Put { key: COUNTER.into(), value: (count + 1).to_string().into() };
-        let add = Transaction { parts: vec![Part { compare: vec![unchanged], then: vec![put], otherwise: vec![] }] };
+        let add = Transaction {
+            parts: vec![Part { compare: vec![unchanged], then: vec![put], otherwise: vec![] }],
+        };
         if client.transact(add).await.unwrap().0.succeeded {
             return lost;
         }
@@ -74,7 +76,8 @@ async fn bftctl_takes_transactions_from_files() {
     let (code, refused, _) = run(2, take);
     assert_eq!((code, &refused["succeeded"]), (Some(4), &false.into()));
     assert_eq!(refused["results"][0]["get"]["entries"][0]["value"], "me");
-    let (code, _, words) = run(3, r#"{"then": [{"put": {"key": "a", "value": ""}}, {"del": {"prefix": ""}}]}"#);
+    let (code, _, words) =
+        run(3, r#"{"then": [{"put": {"key": "a", "value": ""}}, {"del": {"prefix": ""}}]}"#);
     assert_eq!(code, Some(2));
     assert!(words.contains("writes each key once"), "{words}");
     let (code, _, words) = run(3, "[1]");

@@ -25,7 +25,8 @@ pub use operation::{Entry, Expect, Listing, Operation, Outcome, Query, Refusal};
 pub use query::{Answer, MAX_ANSWER, get, query};
 pub use tables::{MemoryTables, ReadTables, Table, WriteTables};
 pub use transaction::{
-    Compare, MAX_READ_KEYS, MAX_STEPS, MAX_TRANSACTION, Part, Property, Relation, Span, Step, StepOutcome, Taken, Transaction,
+    Compare, MAX_READ_KEYS, MAX_STEPS, MAX_TRANSACTION, Part, Property, Relation, Span, Step, StepOutcome,
+    Taken, Transaction,
 };
 
 #[cfg(test)]

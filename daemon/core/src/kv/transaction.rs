@@ -299,8 +299,10 @@ impl<B: AsRef<[u8]>> Transaction<B> {
                         }
                         Step::Nested(place) => {
                             // Of the later parts the last one was looked at first.
-                            let from_end = self.parts.len() - 1 - usize::from(*place);
-                            together.add(std::mem::take(&mut known[from_end]))?;
+                            let from_end = self.parts.len().checked_sub(usize::from(*place) + 1);
+                            let nested =
+                                from_end.and_then(|at| known.get_mut(at)).ok_or(Refusal::Malformed)?;
+                            together.add(std::mem::take(nested))?;
                         }
                         Step::Get { .. } => {}
                     }

@@ -260,7 +260,10 @@ fn sizes_are_bounded() {
     let half = "x".repeat(MAX_TRANSACTION / 2 - 1);
     store.transact(always(vec![stores("a", &half), stores("b", &half)]));
     let too_large = Refusal::TransactionTooLarge { bytes: MAX_TRANSACTION as u64 + 1 };
-    assert_eq!(store.refused(always(vec![stores("a", &half), stores("b", &half), reads(one("c"))])), too_large);
+    assert_eq!(
+        store.refused(always(vec![stores("a", &half), stores("b", &half), reads(one("c"))])),
+        too_large
+    );
     let largest = Operation::Transaction(always(vec![stores("a", &half), stores("b", &half)])).encode();
     assert!(largest.len() + (MAX_STEPS * 2 * 16) < crate::limits::MAX_BATCH);
     let value = "x".repeat(MAX_VALUE + 1);
