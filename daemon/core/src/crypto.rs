@@ -183,6 +183,8 @@ pub enum Domain {
     Entry,
     /// A node of the state's digest tree.
     State,
+    /// A row of the store's history.
+    History,
     /// A signed text with its signatures, as a verifier remembers it.
     Remembered,
     /// A proof of misbehaviour.
@@ -203,6 +205,7 @@ impl Domain {
             Self::TermVote => b"bftd/term-vote/1\0",
             Self::Entry => b"bftd/entry/1\0",
             Self::State => b"bftd/state/1\0",
+            Self::History => b"bftd/history/1\0",
             Self::Remembered => b"bftd/remembered/1\0",
             Self::Evidence => b"bftd/evidence/1\0",
         }

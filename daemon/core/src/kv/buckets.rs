@@ -19,8 +19,10 @@ use crate::crypto::Digest;
 const ITEM: usize = HASH + NUMBERS + 32;
 /// Bytes of an item's key hash.
 const HASH: usize = 30;
-/// Bytes of an item's numbers: three of 64 bits, little-endian.
-const NUMBERS: usize = 3 * 8;
+/// Bytes of an item's numbers, little-endian: three of 48 bits, the value's size and whether there is a lease in 32.
+const NUMBERS: usize = 3 * 6 + 4;
+/// Marks a lease above a value's size, which is below it.
+const LEASED: u32 = 1 << 31;
 /// What is held before some of it is written and forgotten: so many items and buckets, some 96 MiB, and at most one
 /// bucket more. A million keys fit.
 const MAX_HELD: usize = if cfg!(test) { 3 << 16 } else { 17 << 16 };
@@ -53,13 +55,11 @@ impl Bucket {
     }
 
     fn set_at(&mut self, at: Result<usize, usize>, key_hash: &Digest, numbers: Numbers, digest: Digest) {
-        let Numbers { create_revision, mod_revision, version } = numbers;
-        let numbers = [create_revision, mod_revision, version].map(u64::to_le_bytes);
         let mut item = [0; ITEM];
         let (hash, rest) = item.split_at_mut(HASH);
         hash.copy_from_slice(suffix(key_hash));
         let (fields, rest) = rest.split_at_mut(NUMBERS);
-        fields.copy_from_slice(numbers.as_flattened());
+        fields.copy_from_slice(&pack(numbers));
         rest.copy_from_slice(&digest.0);
         match at {
             Ok(at) => {
@@ -77,12 +77,11 @@ impl Bucket {
 
     fn numbers_at(&self, at: usize) -> Option<Numbers> {
         let (_, rest) = self.items.get(at)?.split_at(HASH);
-        let [create_revision, mod_revision, version, ..] = *rest.as_chunks().0 else { return None };
-        Some(Numbers {
-            create_revision: u64::from_le_bytes(create_revision),
-            mod_revision: u64::from_le_bytes(mod_revision),
-            version: u64::from_le_bytes(version),
-        })
+        rest.first_chunk().map(unpack)
+    }
+
+    fn digest_at(&self, at: usize) -> Option<Digest> {
+        self.items.get(at)?.last_chunk().copied().map(Digest)
     }
 
     /// Where a key is, or belongs.
@@ -90,6 +89,31 @@ impl Bucket {
         let wanted = suffix(key_hash);
         self.items.binary_search_by(|item| item.split_at(HASH).0.cmp(wanted))
     }
+}
+
+fn pack(numbers: Numbers) -> [u8; NUMBERS] {
+    let Numbers { create_revision, mod_revision, version, size, is_leased } = numbers;
+    let mut packed = [0; NUMBERS];
+    let (revisions, last) = packed.split_at_mut(3 * 6);
+    for (field, number) in revisions.chunks_exact_mut(6).zip([create_revision, mod_revision, version]) {
+        field.iter_mut().zip(number.to_le_bytes()).for_each(|(to, from)| *to = from);
+    }
+    let size = if is_leased { size | LEASED } else { size };
+    last.copy_from_slice(&size.to_le_bytes());
+    packed
+}
+
+fn unpack(packed: &[u8; NUMBERS]) -> Numbers {
+    let (revisions, last) = packed.split_at(3 * 6);
+    let mut numbers = revisions.chunks_exact(6).map(|field| {
+        let mut number = [0; 8];
+        number.iter_mut().zip(field).for_each(|(to, from)| *to = *from);
+        u64::from_le_bytes(number)
+    });
+    let mut next = || numbers.next().unwrap_or_default();
+    let (create_revision, mod_revision, version) = (next(), next(), next());
+    let size = u32::from_le_bytes(last.first_chunk().copied().unwrap_or_default());
+    Numbers { create_revision, mod_revision, version, size: size & !LEASED, is_leased: size & LEASED != 0 }
 }
 
 /// The part of a key hash that a bucket's number doesn't tell.
@@ -212,10 +236,10 @@ impl Buckets {
         Ok(Place { key_hash, at, held, unhashed: &mut self.unhashed, size: &mut self.size })
     }
 
-    /// The digest of the state at a revision.
-    pub(super) fn state(&mut self, revision: u64) -> Digest {
+    /// The root of the tree.
+    pub(super) fn root(&mut self) -> Digest {
         self.hash();
-        self.tree.state(revision)
+        self.tree.root()
     }
 
     /// Writes a part of the changed buckets to the table, and says whether it was the last one.
@@ -287,6 +311,11 @@ impl Place<'_> {
     /// The numbers of the key's entry, if the key exists.
     pub(super) fn numbers(&self) -> Option<Numbers> {
         self.held.bucket.numbers_at(self.at.ok()?)
+    }
+
+    /// The digest of the key's entry; zero where the key doesn't exist.
+    pub(super) fn digest(&self) -> Digest {
+        self.at.ok().and_then(|at| self.held.bucket.digest_at(at)).unwrap_or(Digest::ZERO)
     }
 
     /// Sets the numbers and the digest of the key's entry.

@@ -1,6 +1,6 @@
-//! The digest of the state: a Merkle tree over the contents of [`Table::Keys`], and the revision.
+//! The digest of the state: a Merkle tree over the contents of [`Table::Keys`], the ends of the history's chain, and the revision.
 //!
-//! It covers contents alone: neither index nor term. Stores with the same keys, entries and revision have the same
+//! It covers contents alone: neither index nor term. Stores with the same keys, entries, history and revision have the same
 //! digest, however many empty or refused requests brought them there, so a snapshot can be checked against a
 //! digest. The index is bound to it where it is certified, in [`crate::block::Executed`].
 //!
@@ -9,7 +9,7 @@
 //!   covers the hashes too, so that one bucket proves a key's absence as well as its presence.
 //! - The **tree** has four children a node and eight levels over the 65,536 buckets. An empty subtree is
 //!   [`Digest::ZERO`]; a node's hash covers its level.
-//! - The **state digest** covers the revision and the tree's root.
+//! - The **state digest** covers the revision, the compacted one, both ends of the history's chain, and the tree's root.
 
 use std::{
     collections::BTreeMap,
@@ -17,9 +17,10 @@ use std::{
 };
 
 use super::{
-    Error, ReadTables, Table,
+    Error, Head, ReadTables, Table,
     buckets::Bucket,
-    entry::{Numbers, Stored},
+    entry::Stored,
+    history::{Standing, recomputed},
 };
 use crate::crypto::{Digest, Domain};
 
@@ -51,15 +52,10 @@ pub fn bucket_of(hash: &Digest) -> u16 {
     u16::from_be_bytes([high, low])
 }
 
-/// The digest of a key and its entry.
-pub fn entry_digest(
-    key: &[u8],
-    create_revision: u64,
-    mod_revision: u64,
-    version: u64,
-    value: &[u8],
-) -> Digest {
-    let fields = [create_revision, mod_revision, version, key.len() as u64].map(u64::to_le_bytes);
+/// The digest of a key and its entry, whose numbers are its create revision, mod revision, version and lease.
+pub fn entry_digest(key: &[u8], numbers: [u64; 4], value: &[u8]) -> Digest {
+    let [create_revision, mod_revision, version, lease] = numbers;
+    let fields = [create_revision, mod_revision, version, lease, key.len() as u64].map(u64::to_le_bytes);
     Domain::Entry.digest(&[&[ENTRY], fields.as_flattened(), key, value])
 }
 
@@ -72,26 +68,29 @@ pub(super) fn bucket_digest(packed: &[u8]) -> Digest {
 }
 
 /// The digest of a state.
-fn state_digest(revision: u64, root: Digest) -> Digest {
-    Domain::State.digest(&[&[STATE_LEVEL], &revision.to_le_bytes(), &root.0])
+pub(super) fn state_digest(revision: u64, compacted: u64, standing: &Standing, root: Digest) -> Digest {
+    let Standing { end, base, .. } = standing;
+    let numbers = [revision, compacted, end.bytes, base.bytes].map(u64::to_le_bytes);
+    Domain::State.digest(&[&[STATE_LEVEL], numbers.as_flattened(), &end.digest.0, &base.digest.0, &root.0])
 }
 
 /// The digest of the state before the first block: no keys, revision 1.
 pub fn empty_state() -> Digest {
-    state_digest(1, Digest::ZERO)
+    state_digest(1, 0, &Standing::default(), Digest::ZERO)
 }
 
-/// The digest of the contents of [`Table::Keys`] at a revision, from nothing else. Takes some 100 bytes of memory a
+/// The digest of a state, from the contents of its tables and the revisions that `head` tells. Takes some 200 bytes of memory a
 /// key.
 ///
 /// # Errors
-/// The store's, or a damaged entry.
-pub fn recompute<T: ReadTables>(tables: &T, revision: u64) -> Result<Digest, Error<T::Error>> {
+/// The store's, or damaged contents: an entry, or a history whose rows don't follow each other.
+pub fn recompute<T: ReadTables>(tables: &T, head: &Head) -> Result<Digest, Error<T::Error>> {
     let mut tree = Tree::default();
     let changes: Vec<_> =
         gather(tables)?.iter().map(|(number, bucket)| (*number, bucket_digest(bucket.packed()))).collect();
     tree.update(&changes);
-    Ok(tree.state(revision))
+    let standing = recomputed(tables, head.compacted)?;
+    Ok(state_digest(head.revision, head.compacted, &standing, tree.root()))
 }
 
 /// All buckets, made from [`Table::Keys`].
@@ -104,9 +103,7 @@ pub(super) fn gather<T: ReadTables>(tables: &T) -> Result<BTreeMap<u16, Bucket>,
             return ControlFlow::Break(());
         };
         let hash = key_hash(key);
-        let Numbers { create_revision, mod_revision, version } = stored.numbers();
-        let digest = entry_digest(key, create_revision, mod_revision, version, stored.value);
-        buckets.entry(bucket_of(&hash)).or_default().set(&hash, stored.numbers(), digest);
+        buckets.entry(bucket_of(&hash)).or_default().set(&hash, stored.numbers(), stored.digest(key));
         ControlFlow::Continue(())
     })?;
     if damaged { Err(Error::Damaged("an entry")) } else { Ok(buckets) }
@@ -144,9 +141,9 @@ impl Tree {
         half.map_or(Digest::ZERO, |half| half.leaf(lower_leaf(number)))
     }
 
-    /// The digest of the state with this tree at a revision.
-    pub(super) fn state(&self, revision: u64) -> Digest {
-        state_digest(revision, self.upper.root())
+    /// The digest of its root.
+    pub(super) fn root(&self) -> Digest {
+        self.upper.root()
     }
 }
 

@@ -8,12 +8,13 @@
 //!
 //! - [`StateMachine::execute`] changes the keys and the record of what has been executed. The transaction that holds
 //!   one holds the other, or a block would be executed twice after a crash.
+//! - [`StateMachine::trim`] ends what is compacted, a row at a time. It changes no digest: members do it when they have time.
 //! - [`StateMachine::save_recent`] writes the recent states. It belongs into every transaction that is made durable.
 //! - [`StateMachine::save`] also writes what can be made anew, the buckets of digests. It belongs before a stop. Where
 //!   it is missing, the next start makes the buckets from the keys.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     ops::{Bound, ControlFlow},
     sync::Arc,
 };
@@ -21,16 +22,21 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Expect, Operation, Outcome, ReadTables, Span, Table, WriteTables,
+    CompactUntil, Expect, MAX_READ, MAX_VISITED, Operation, Outcome, ReadTables, Refusal, Span, Table,
+    WriteTables,
     buckets::{Bucket, Buckets, Place},
-    digest::{Tree, bucket_digest, empty_state, entry_digest, key_hash},
+    digest::{Tree, bucket_digest, empty_state, key_hash, state_digest},
     entry::Stored,
-    transact::Budget,
+    history::{
+        Change, Event, History, deleted_at, first_row_after, last_revision_until, read_standing,
+        tombstone_digest, trim,
+    },
+    range::Budget,
 };
 use crate::{
     block::{Block, BlockRef, Request},
     crypto::Digest,
-    ids::Index,
+    ids::{Index, MemberId},
     limits::REMEMBERED_STATES,
     protocol::Protocol,
 };
@@ -53,8 +59,26 @@ pub struct Head {
     pub executed: BlockRef,
     /// The store's revision after it.
     pub revision: u64,
+    /// The oldest revision that can be read; 0 before the first compaction.
+    pub compacted: u64,
     /// The digest of the state after it.
     pub state: Digest,
+}
+
+impl Head {
+    /// Refuses a revision that can't be read; 0 stands for the newest.
+    ///
+    /// # Errors
+    /// [`Refusal::Compacted`], [`Refusal::FutureRevision`].
+    pub fn check_readable(&self, revision: u64) -> Result<(), Refusal> {
+        if revision > self.revision {
+            return Err(Refusal::FutureRevision { revision: self.revision });
+        }
+        if revision != 0 && revision < self.compacted {
+            return Err(Refusal::Compacted { compacted: self.compacted });
+        }
+        Ok(())
+    }
 }
 
 /// What came of a block.
@@ -93,7 +117,8 @@ pub enum Error<E> {
 #[derive(Clone, Debug)]
 pub struct StateMachine {
     pub(super) head: Head,
-    /// What the transactions of this block may still read.
+    pub(super) history: History,
+    /// What the transactions of the member whose batch is being executed may still read in this block.
     pub(super) reads: Budget,
     /// What requests have set; none while the genesis says it. Not covered by the digest: it decides who is sent votes, which is
     /// of no consequence for safety.
@@ -127,8 +152,9 @@ impl StateMachine {
     /// # Errors
     /// The store's; damaged contents, among them buckets that don't give the recorded digest.
     pub fn open<T: WriteTables>(tables: &mut T, root: BlockRef) -> Result<Self, Error<T::Error>> {
-        let empty = Head { executed: root, revision: 1, state: empty_state() };
+        let empty = Head { executed: root, revision: 1, compacted: 0, state: empty_state() };
         let head = head(tables)?.unwrap_or(empty);
+        let history = History::new(read_standing(tables)?);
         let saved = tables
             .read(Table::Meta, SAVED, |bytes| bytes.try_into().map(u64::from_le_bytes).ok())?
             .map(|saved| saved.ok_or(Error::Damaged("the record of the last save")))
@@ -138,7 +164,7 @@ impl StateMachine {
         } else {
             Buckets::rebuild(tables)?
         };
-        if buckets.state(head.revision) != head.state {
+        if state_digest(head.revision, head.compacted, &history.standing, buckets.root()) != head.state {
             return Err(Error::Damaged("the digest of the state"));
         }
         let protocol = tables
@@ -146,8 +172,8 @@ impl StateMachine {
             .map(|protocol| protocol.ok_or(Error::Damaged("the record of the protocol")))
             .transpose()?;
         let (recent, buffer) = (VecDeque::new(), Vec::new());
-        let reads = Budget::default();
-        let mut machine = Self { head, reads, protocol, buckets, recent, unsaved: 0, buffer };
+        let reads = allowance();
+        let mut machine = Self { head, history, reads, protocol, buckets, recent, unsaved: 0, buffer };
         machine.load_recent(tables)?;
         Ok(machine)
     }
@@ -188,9 +214,25 @@ impl StateMachine {
         }
         let outcomes =
             blocks.iter().map(|block| self.execute_one(tables, block)).collect::<Result<_, _>>()?;
+        self.history.standing.write(tables)?;
         let head = postcard::to_stdvec(&self.head).expect("encoding into a growing buffer succeeds");
         tables.put(Table::Meta, HEAD, &head)?;
         Ok(outcomes)
+    }
+
+    /// Trims a row of the history that is compacted, and says whether there was one. To be called now and then.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn trim<T: WriteTables>(&mut self, tables: &mut T) -> Result<bool, Error<T::Error>> {
+        if self.history.standing.trimmed >= self.head.compacted {
+            return Ok(false);
+        }
+        let is_trimmed = trim(tables, &mut self.history.standing, self.head.compacted)?;
+        if is_trimmed {
+            self.history.standing.write(tables)?;
+        }
+        Ok(is_trimmed)
     }
 
     /// Writes what [`StateMachine::execute`] keeps in memory and nothing else holds: the recent states.
@@ -240,14 +282,20 @@ impl StateMachine {
         tables: &mut T,
         block: &Block,
     ) -> Result<BlockOutcome, Error<T::Error>> {
-        self.reads = Budget::default();
+        self.history.time_ms = block.header().time_ms;
+        let mut allowances: BTreeMap<MemberId, Budget> = BTreeMap::new();
         let mut outcomes = Vec::with_capacity(block.batches().len());
         for batch in block.batches() {
+            // Nobody's transactions are at the expense of other members'.
+            self.reads = allowances.get(&batch.origin).copied().unwrap_or_else(allowance);
             let requests = batch.requests.iter().map(|request| self.apply(tables, request));
             outcomes.push(requests.collect::<Result<_, _>>()?);
+            allowances.insert(batch.origin, self.reads);
         }
+        self.history.end_row(tables)?;
         self.head.executed = block.reference();
-        self.head.state = self.buckets.state(self.head.revision);
+        let root = self.buckets.root();
+        self.head.state = state_digest(self.head.revision, self.head.compacted, &self.history.standing, root);
         self.remember(self.head.executed.index, self.head.state);
         Ok(BlockOutcome { head: self.head, outcomes })
     }
@@ -263,15 +311,16 @@ impl StateMachine {
                 Err(refusal) => return Ok(Outcome::Refused(refusal)),
             };
         match operation {
-            Operation::Put { key, value, expect } => self.put(tables, key, value, expect),
+            Operation::Put { key, value, expect, lease } => self.put(tables, (key, value, lease), expect),
             Operation::Delete { key } => {
-                let keys = u64::from(self.delete(tables, key)?);
+                let keys = u64::from(self.delete(tables, key, self.head.revision + 1)?);
                 Ok(self.deleted(keys))
             }
             Operation::DeletePrefix { prefix } => {
-                let keys = self.delete_all(tables, &Span::Prefix(prefix))?;
+                let keys = self.delete_all(tables, &Span::Prefix(prefix), self.head.revision + 1)?;
                 Ok(self.deleted(keys))
             }
+            Operation::Compact { until } => self.compact(tables, until),
             Operation::Transaction(transaction) => self.transact(tables, &transaction),
             Operation::SetProtocol { protocol } => {
                 let value = postcard::to_stdvec(&protocol).expect("encoding into a growing buffer succeeds");
@@ -285,8 +334,7 @@ impl StateMachine {
     fn put<T: WriteTables>(
         &mut self,
         tables: &mut T,
-        key: &[u8],
-        value: &[u8],
+        (key, value, lease): (&[u8], &[u8], u64),
         expect: Expect,
     ) -> Result<Outcome, Error<T::Error>> {
         let key_hash = key_hash(key);
@@ -301,9 +349,18 @@ impl StateMachine {
         if !holds {
             return Ok(Outcome::Mismatch { revision: self.head.revision, found });
         }
+        if lease != 0 {
+            return Ok(Outcome::Refused(Refusal::NoSuchLease { lease }));
+        }
         self.head.revision += 1;
         let revision = self.head.revision;
-        write(place, tables, &mut self.buffer, (key, value), revision)?;
+        let mut writing = Writing {
+            tables,
+            history: &mut self.history,
+            buffer: &mut self.buffer,
+            compacted: self.head.compacted,
+        };
+        writing.put(place, (key, value, lease), revision)?;
         Ok(Outcome::Put { revision })
     }
 
@@ -311,30 +368,36 @@ impl StateMachine {
     pub(super) fn store<T: WriteTables>(
         &mut self,
         tables: &mut T,
-        entry: (&[u8], &[u8]),
+        entry: (&[u8], &[u8], u64),
         revision: u64,
     ) -> Result<(), Error<T::Error>> {
         let key_hash = key_hash(entry.0);
         let place = self.buckets.place(tables, &key_hash)?;
-        write(place, tables, &mut self.buffer, entry, revision)
+        let mut writing = Writing {
+            tables,
+            history: &mut self.history,
+            buffer: &mut self.buffer,
+            compacted: self.head.compacted,
+        };
+        writing.put(place, entry, revision)
     }
 
-    /// Deletes a key, and says whether it was there.
+    /// Deletes a key, as part of the request that makes this revision, and says whether it was there.
     pub(super) fn delete<T: WriteTables>(
         &mut self,
         tables: &mut T,
         key: &[u8],
+        revision: u64,
     ) -> Result<bool, Error<T::Error>> {
         let key_hash = key_hash(key);
         let place = self.buckets.place(tables, &key_hash)?;
-        if place.numbers().is_none() {
-            return Ok(false);
-        }
-        place.remove();
-        if !tables.remove(Table::Keys, key)? {
-            return Err(Error::Damaged("the list of keys"));
-        }
-        Ok(true)
+        let mut writing = Writing {
+            tables,
+            history: &mut self.history,
+            buffer: &mut self.buffer,
+            compacted: self.head.compacted,
+        };
+        writing.delete(place, key, revision)
     }
 
     /// Deletes keys, and says how many there were.
@@ -342,6 +405,7 @@ impl StateMachine {
         &mut self,
         tables: &mut T,
         span: &Span<&[u8]>,
+        revision: u64,
     ) -> Result<u64, Error<T::Error>> {
         let mut deleted = 0;
         loop {
@@ -354,7 +418,7 @@ impl StateMachine {
                 ControlFlow::Continue(())
             })?;
             for key in &keys {
-                if !self.delete(tables, key)? {
+                if !self.delete(tables, key, revision)? {
                     return Err(Error::Damaged("the list of keys"));
                 }
             }
@@ -369,6 +433,34 @@ impl StateMachine {
     fn deleted(&mut self, keys: u64) -> Outcome {
         self.head.revision += u64::from(keys > 0);
         Outcome::Deleted { revision: self.head.revision, keys }
+    }
+
+    fn compact<T: WriteTables>(
+        &mut self,
+        tables: &mut T,
+        until: CompactUntil,
+    ) -> Result<Outcome, Error<T::Error>> {
+        let Head { revision, compacted, .. } = self.head;
+        self.history.end_row(tables)?;
+        let until = match until {
+            CompactUntil::Revision(until) if until > revision => {
+                return Ok(Outcome::Refused(Refusal::FutureRevision { revision }));
+            }
+            CompactUntil::Revision(until) if until <= compacted => {
+                return Ok(Outcome::Refused(Refusal::Compacted { compacted }));
+            }
+            CompactUntil::Revision(until) => until,
+            CompactUntil::Age(age_ms) => {
+                let time_ms = self.history.time_ms.saturating_sub(age_ms);
+                last_revision_until(tables, (compacted, revision), time_ms)?
+            }
+        };
+        if until > compacted {
+            let standing = &mut self.history.standing;
+            standing.base = first_row_after(tables, until)?.unwrap_or(standing.end);
+            self.head.compacted = until;
+        }
+        Ok(Outcome::Compacted { revision, compacted: self.head.compacted })
     }
 
     fn remember(&mut self, index: Index, state: Digest) {
@@ -403,21 +495,82 @@ impl StateMachine {
     }
 }
 
-/// Stores a value at a place.
-fn write<T: WriteTables>(
-    place: Place<'_>,
-    tables: &mut T,
-    buffer: &mut Vec<u8>,
-    (key, value): (&[u8], &[u8]),
-    revision: u64,
-) -> Result<(), Error<T::Error>> {
-    let (create_revision, version) =
-        place.numbers().map_or((revision, 1), |old| (old.create_revision, old.version + 1));
-    let stored = Stored { create_revision, mod_revision: revision, version, value };
-    stored.encode(buffer);
-    tables.put(Table::Keys, key, buffer)?;
-    place.set(stored.numbers(), entry_digest(key, create_revision, revision, version, value));
-    Ok(())
+/// What the transactions that one member brings into a block may read.
+fn allowance() -> Budget {
+    Budget::new(MAX_VISITED, MAX_READ)
+}
+
+/// What a change of a key writes to.
+struct Writing<'a, T> {
+    tables: &'a mut T,
+    history: &'a mut History,
+    buffer: &'a mut Vec<u8>,
+    compacted: u64,
+}
+
+impl<T: WriteTables> Writing<'_, T> {
+    /// Stores a value at a place.
+    fn put(
+        &mut self,
+        place: Place<'_>,
+        (key, value, lease): (&[u8], &[u8], u64),
+        revision: u64,
+    ) -> Result<(), Error<T::Error>> {
+        let old = place.numbers();
+        let previous = match old {
+            Some(old) => {
+                self.hold(key, old.mod_revision)?;
+                old.mod_revision
+            }
+            None => self.revive(key)?,
+        };
+        let (create_revision, version) =
+            old.map_or((revision, 1), |old| (old.create_revision, old.version + 1));
+        let stored = Stored { create_revision, mod_revision: revision, version, lease, value };
+        stored.encode(self.buffer);
+        self.tables.put(Table::Keys, key, self.buffer)?;
+        let (digest, replaced) = (stored.digest(key), place.digest());
+        let event = Event { revision, previous, key, change: Change::Put(stored) };
+        self.history.push(self.tables, &event, digest, replaced)?;
+        place.set(stored.numbers(), digest);
+        Ok(())
+    }
+
+    /// Deletes the key at a place, if it is there.
+    fn delete(&mut self, place: Place<'_>, key: &[u8], revision: u64) -> Result<bool, Error<T::Error>> {
+        let Some(old) = place.numbers() else { return Ok(false) };
+        self.hold(key, old.mod_revision)?;
+        let event = Event { revision, previous: old.mod_revision, key, change: Change::Delete };
+        self.history.push(self.tables, &event, tombstone_digest(key, revision), place.digest())?;
+        place.remove();
+        if !self.tables.remove(Table::Keys, key)? {
+            return Err(Error::Damaged("the list of keys"));
+        }
+        self.tables.put(Table::Deleted, key, &revision.to_be_bytes())?;
+        self.history.standing.tombstones += 1;
+        Ok(true)
+    }
+
+    /// Keeps the entry that is about to be replaced, where the history has no row for it any more.
+    fn hold(&mut self, key: &[u8], mod_revision: u64) -> Result<(), Error<T::Error>> {
+        if mod_revision > self.history.standing.trimmed {
+            return Ok(());
+        }
+        let entry = self.tables.read(Table::Keys, key, <[u8]>::to_vec)?;
+        let entry = entry.ok_or(Error::Damaged("the list of keys"))?;
+        Ok(self.tables.put(Table::Held, key, &entry)?)
+    }
+
+    /// Takes the tombstone off a key that comes back. Answers with its revision, if that can still be read.
+    fn revive(&mut self, key: &[u8]) -> Result<u64, Error<T::Error>> {
+        if self.history.standing.tombstones == 0 {
+            return Ok(0);
+        }
+        let Some(deleted) = deleted_at(self.tables, key)? else { return Ok(0) };
+        self.tables.remove(Table::Deleted, key)?;
+        self.history.standing.tombstones -= 1;
+        Ok(if deleted > self.compacted { deleted } else { 0 })
+    }
 }
 
 /// An index and the state after it.

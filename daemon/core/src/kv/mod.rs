@@ -5,27 +5,35 @@
 //! - [operation](Operation): what clients ask, and what they are answered.
 //! - [tables](ReadTables): the ordered tables that hold the state: in memory here, on disk in the daemon.
 //! - [machine](StateMachine): executes blocks, exactly once each, in the order of their indices.
-//! - [digest](recompute): the digest of the state's contents, kept up to date change by change.
 //! - [transaction](Transaction): comparisons, and one of two lists of steps.
-//! - [query](query()): reads.
+//! - `history`: what keys were, until that is compacted.
+//! - [digest](recompute): the digest of the state's contents, kept up to date change by change.
+//! - [query](query()): reads: [ranges](Range) now or as of a revision, and [events](Watched) for those who watch.
 
 mod buckets;
 mod digest;
 mod entry;
+mod events;
+mod history;
 mod machine;
 mod operation;
 mod query;
+mod range;
+mod span;
 mod tables;
 mod transact;
 mod transaction;
 
 pub use digest::{bucket_of, empty_state, entry_digest, key_hash, recompute};
+pub use events::{Event, Events, Kinds, Position, Watched};
 pub use machine::{BlockOutcome, Error, Head, StateMachine, head};
-pub use operation::{Entry, Expect, Listing, Operation, Outcome, Query, Refusal};
-pub use query::{Answer, MAX_ANSWER, get, query};
+pub use operation::{CompactUntil, Entry, Expect, Operation, Outcome, Refusal};
+pub use query::{Answer, Changes, MAX_CHANGES, Query, get, query};
+pub use range::{Filter, Listing, MAX_ANSWER, MAX_SORTED, Order, Range, SortBy, Want};
+pub use span::Span;
 pub use tables::{MemoryTables, ReadTables, Table, WriteTables};
 pub use transaction::{
-    Compare, MAX_READ_KEYS, MAX_STEPS, MAX_TRANSACTION, Part, Property, Relation, Span, Step, StepOutcome,
+    Compare, MAX_READ, MAX_STEPS, MAX_TRANSACTION, MAX_VISITED, Part, Property, Relation, Step, StepOutcome,
     Taken, Transaction,
 };
 

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::transaction::{MAX_READ_KEYS, MAX_STEPS, MAX_TRANSACTION, Taken, Transaction};
+use super::{
+    range::MAX_SORTED,
+    transaction::{MAX_STEPS, MAX_TRANSACTION, MAX_VISITED, Taken, Transaction},
+};
 use crate::{
     limits::{MAX_KEY, MAX_VALUE},
     protocol::Protocol,
@@ -20,6 +23,8 @@ pub enum Operation<B = Bytes> {
         value: B,
         /// What must hold of the key, or nothing is changed.
         expect: Expect,
+        /// The lease that the key hangs on from now on; 0 is none.
+        lease: u64,
     },
     /// Deletes a key.
     Delete {
@@ -38,6 +43,20 @@ pub enum Operation<B = Bytes> {
     },
     /// Does one of two things, whichever comparisons say.
     Transaction(Transaction<B>),
+    /// Forgets what keys were before a revision.
+    Compact {
+        /// How far.
+        until: CompactUntil,
+    },
+}
+
+/// How far the history is forgotten. What keys were as of that revision can still be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CompactUntil {
+    /// This revision.
+    Revision(u64),
+    /// The last revision that is so old when the request is executed, by the time of its block, in milliseconds.
+    Age(u64),
 }
 
 /// What must hold of a key for an operation to change it.
@@ -73,6 +92,7 @@ impl<B: AsRef<[u8]>> Operation<B> {
                 if is_known { Ok(()) } else { Err(Refusal::Protocol) }
             }
             Self::Transaction(transaction) => transaction.check(),
+            Self::Compact { .. } => Ok(()),
         }
     }
 }
@@ -159,6 +179,13 @@ pub enum Outcome {
         /// What came of its first part.
         taken: Taken,
     },
+    /// The history is forgotten.
+    Compacted {
+        /// The store's revision, which is what it was.
+        revision: u64,
+        /// Up to this revision.
+        compacted: u64,
+    },
 }
 
 /// Why an operation can't be executed.
@@ -204,10 +231,32 @@ pub enum Refusal {
     WrittenTwice,
     /// Its comparisons would read too many keys.
     #[error(
-        "the transactions of a block read at most {MAX_READ_KEYS} keys in ranges: compare fewer keys, or try again when fewer \
-         others do"
+        "the transactions that a member brings into a block look at no more than {} keys: compare fewer keys, or try again \
+         when there are fewer others",
+        MAX_VISITED / 4096
     )]
     ReadsTooMuch,
+    /// What was asked for is forgotten.
+    #[error("revision {compacted} is the oldest that can be read: what was before it is compacted")]
+    Compacted {
+        /// The compacted revision.
+        compacted: u64,
+    },
+    /// What was asked for is yet to come.
+    #[error("the store is at revision {revision}: what was asked for is yet to come")]
+    FutureRevision {
+        /// The store's revision.
+        revision: u64,
+    },
+    /// Too many keys would have to be sorted.
+    #[error("at most {MAX_SORTED} keys, and 64 MiB, are sorted: ask for fewer, or for the order of keys")]
+    SortsTooMuch,
+    /// There is no such lease.
+    #[error("there is no lease {lease:x}")]
+    NoSuchLease {
+        /// Its id.
+        lease: u64,
+    },
 }
 
 /// A key's value and history in numbers, as in etcd.
@@ -221,39 +270,6 @@ pub struct Entry {
     pub mod_revision: u64,
     /// How often it was put since it was created, starting at 1.
     pub version: u64,
-}
-
-/// A question to local state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Query {
-    /// One key.
-    Get {
-        /// The key.
-        key: Bytes,
-    },
-    /// Keys in order.
-    List {
-        /// What they begin with.
-        prefix: Bytes,
-        /// Only keys after this one.
-        start_after: Option<Bytes>,
-        /// At most so many; the daemon has a limit of its own on the bytes of an answer.
-        limit: u64,
-        /// Leave the values out.
-        keys_only: bool,
-    },
-    /// How many keys there are.
-    Count {
-        /// What they begin with.
-        prefix: Bytes,
-    },
-}
-
-/// Keys in order, as many as fit in an answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listing {
-    /// The keys and their entries; with empty values where only keys were asked for.
-    pub entries: Vec<(Bytes, Entry)>,
-    /// Whether there are more after the last one.
-    pub more: bool,
+    /// The lease that the key hangs on; 0 is none.
+    pub lease: u64,
 }

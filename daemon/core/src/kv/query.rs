@@ -1,40 +1,111 @@
-//! Reads: one key, keys in order, or how many there are.
-
-use std::ops::{Bound, ControlFlow};
+//! Reads: keys, what they were, and how they changed.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Error, Listing, Query, ReadTables, Table, entry::Stored};
+use super::{
+    Entry, Error, Events, Head, Listing, Range, ReadTables, Refusal, Span, Table, Watched,
+    entry::Stored,
+    events::events,
+    history::events_back,
+    range::{Budget, range},
+};
 
-/// About how many bytes of keys and values an answer carries. One entry is always carried.
-pub const MAX_ANSWER: usize = 8 << 20;
-/// What an entry costs beside its key and value, in bytes.
-pub(super) const PER_ENTRY: usize = 48;
+/// How many changes of a key one answer has at most.
+pub const MAX_CHANGES: u64 = 10_000;
+
+/// A question to local state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// One key, as it is now.
+    Get {
+        /// The key.
+        key: Bytes,
+    },
+    /// Keys, now or as of a revision.
+    Range(Range),
+    /// How one key changed, the newest change first.
+    History {
+        /// The key.
+        key: Bytes,
+        /// Only changes before this revision; 0 is all.
+        before: u64,
+        /// At most so many; 0 is [`MAX_CHANGES`].
+        limit: u64,
+    },
+    /// How keys changed, the oldest change first.
+    Events(Watched),
+}
 
 /// What a query finds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// To [`Query::Get`]: the entry, if the key exists.
     Entry(Option<Entry>),
-    /// To [`Query::List`].
+    /// To [`Query::Range`].
     Listing(Listing),
-    /// To [`Query::Count`].
-    Count(u64),
+    /// To [`Query::History`].
+    Changes(Changes),
+    /// To [`Query::Events`].
+    Events(Events),
+    /// It can't be answered.
+    Refused(Refusal),
 }
 
-/// Answers a query from tables. A count takes time in proportion to what it counts; a listing holds no more in memory
-/// than it answers.
+/// How a key changed, the newest change first, down to the one that made it what it was as of the compacted revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Revisions, and what the key was from then on; none where it was deleted.
+    pub changes: Vec<(u64, Option<Entry>)>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+impl Query {
+    /// The keys whose entries it reads, if it does.
+    pub fn keys(&self) -> Option<Span<&[u8]>> {
+        match self {
+            Self::Get { key } | Self::History { key, .. } => Some(Span::Key(key)),
+            Self::Range(range) => Some(range.keys.borrowed()),
+            Self::Events(_) => None,
+        }
+    }
+
+    /// Whether it reads the history, as the store is at a revision.
+    pub fn reads_history(&self, now: u64) -> bool {
+        match self {
+            Self::Get { .. } => false,
+            Self::Range(range) => range.revision != 0 && range.revision != now,
+            Self::History { .. } | Self::Events(_) => true,
+        }
+    }
+}
+
+/// Answers a query from tables whose state `head` tells. A count takes time in proportion to what it counts; a listing in the order of
+/// keys holds no more in memory than it answers.
 ///
 /// # Errors
-/// The store's, or a damaged entry.
-pub fn query<T: ReadTables>(tables: &T, query: &Query) -> Result<Answer, Error<T::Error>> {
+/// The store's, or damaged contents.
+pub fn query<T: ReadTables>(tables: &T, head: &Head, query: &Query) -> Result<Answer, Error<T::Error>> {
+    let refused = |refusal| Ok(Answer::Refused(refusal));
     match query {
         Query::Get { key } => get(tables, key).map(Answer::Entry),
-        Query::List { prefix, start_after, limit, keys_only } => {
-            list(tables, prefix, start_after.as_deref(), *limit, *keys_only).map(Answer::Listing)
+        Query::Range(asked) => {
+            if let Err(refusal) = asked.keys.check() {
+                return refused(refusal);
+            }
+            let found = range(tables, head, asked, &mut Budget::of_a_query())?;
+            found.map_or_else(refused, |listing| Ok(Answer::Listing(listing)))
         }
-        Query::Count { prefix } => count(tables, prefix).map(Answer::Count),
+        Query::History { key, before, limit } => {
+            let limit = if *limit == 0 { MAX_CHANGES } else { MAX_CHANGES.min(*limit) };
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let (changes, more) = events_back(tables, key, (head.compacted, *before, limit))?;
+            Ok(Answer::Changes(Changes { changes, more }))
+        }
+        Query::Events(watched) => {
+            events(tables, head, watched)?.map_or_else(refused, |events| Ok(Answer::Events(events)))
+        }
     }
 }
 
@@ -45,50 +116,4 @@ pub fn query<T: ReadTables>(tables: &T, query: &Query) -> Result<Answer, Error<T
 pub fn get<T: ReadTables>(tables: &T, key: &[u8]) -> Result<Option<Entry>, Error<T::Error>> {
     let entry = tables.read(Table::Keys, key, |bytes| Some(Stored::decode(bytes)?.to_entry(true)))?;
     entry.map(|entry| entry.ok_or(Error::Damaged("an entry"))).transpose()
-}
-
-fn list<T: ReadTables>(
-    tables: &T,
-    prefix: &[u8],
-    start_after: Option<&[u8]>,
-    limit: u64,
-    keys_only: bool,
-) -> Result<Listing, Error<T::Error>> {
-    let from = match start_after {
-        Some(after) if after >= prefix => Bound::Excluded(after),
-        _ => Bound::Included(prefix),
-    };
-    let mut listing = Listing::default();
-    let mut size = 0;
-    let mut damaged = false;
-    tables.scan(Table::Keys, from, |key, bytes| {
-        if !key.starts_with(prefix) {
-            return ControlFlow::Break(());
-        }
-        let Some(stored) = Stored::decode(bytes) else {
-            damaged = true;
-            return ControlFlow::Break(());
-        };
-        size += PER_ENTRY + key.len() + if keys_only { 0 } else { stored.value.len() };
-        let full = size > MAX_ANSWER && !listing.entries.is_empty();
-        if full || listing.entries.len() as u64 >= limit {
-            listing.more = true;
-            return ControlFlow::Break(());
-        }
-        listing.entries.push((Bytes::copy_from_slice(key), stored.to_entry(!keys_only)));
-        ControlFlow::Continue(())
-    })?;
-    if damaged { Err(Error::Damaged("an entry")) } else { Ok(listing) }
-}
-
-fn count<T: ReadTables>(tables: &T, prefix: &[u8]) -> Result<u64, Error<T::Error>> {
-    let mut keys = 0;
-    tables.scan(Table::Keys, Bound::Included(prefix), |key, _| {
-        if !key.starts_with(prefix) {
-            return ControlFlow::Break(());
-        }
-        keys += 1;
-        ControlFlow::Continue(())
-    })?;
-    Ok(keys)
 }

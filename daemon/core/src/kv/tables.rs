@@ -17,6 +17,18 @@ pub enum Table {
     Buckets,
     /// What has been executed.
     Meta,
+    /// Where a row of the history ends → the row.
+    History,
+    /// A key that is no more → the revision at which it was deleted.
+    Deleted,
+    /// A key → its entry as of the last trimmed row of the history, where it is not the current one.
+    Held,
+}
+
+impl Table {
+    /// Every table, each at its own number.
+    pub const ALL: [Self; 6] =
+        [Self::Keys, Self::Buckets, Self::Meta, Self::History, Self::Deleted, Self::Held];
 }
 
 /// Reading tables.
@@ -77,35 +89,13 @@ pub trait WriteTables: ReadTables {
 
 /// Tables in memory; a clone shares the values. An empty one costs nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MemoryTables {
-    keys: BTreeMap<Bytes, Bytes>,
-    buckets: BTreeMap<Bytes, Bytes>,
-    meta: BTreeMap<Bytes, Bytes>,
-}
-
-impl MemoryTables {
-    fn table(&self, table: Table) -> &BTreeMap<Bytes, Bytes> {
-        match table {
-            Table::Keys => &self.keys,
-            Table::Buckets => &self.buckets,
-            Table::Meta => &self.meta,
-        }
-    }
-
-    fn table_mut(&mut self, table: Table) -> &mut BTreeMap<Bytes, Bytes> {
-        match table {
-            Table::Keys => &mut self.keys,
-            Table::Buckets => &mut self.buckets,
-            Table::Meta => &mut self.meta,
-        }
-    }
-}
+pub struct MemoryTables(BTreeMap<Table, BTreeMap<Bytes, Bytes>>);
 
 impl ReadTables for MemoryTables {
     type Error = Infallible;
 
     fn read<R>(&self, table: Table, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, Infallible> {
-        Ok(self.table(table).get(key).map(|value| f(value)))
+        Ok(self.0.get(&table).and_then(|table| table.get(key)).map(|value| f(value)))
     }
 
     fn scan(
@@ -114,7 +104,8 @@ impl ReadTables for MemoryTables {
         from: Bound<&[u8]>,
         mut f: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), Infallible> {
-        for (key, value) in self.table(table).range::<[u8], _>((from, Bound::Unbounded)) {
+        let Some(table) = self.0.get(&table) else { return Ok(()) };
+        for (key, value) in table.range::<[u8], _>((from, Bound::Unbounded)) {
             if f(key, value).is_break() {
                 break;
             }
@@ -126,7 +117,7 @@ impl ReadTables for MemoryTables {
 impl WriteTables for MemoryTables {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), Infallible> {
         let value = Bytes::copy_from_slice(value);
-        let table = self.table_mut(table);
+        let table = self.0.entry(table).or_default();
         match table.get_mut(key) {
             Some(old) => *old = value,
             None => {
@@ -137,6 +128,11 @@ impl WriteTables for MemoryTables {
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<bool, Infallible> {
-        Ok(self.table_mut(table).remove(key).is_some())
+        let Some(of_table) = self.0.get_mut(&table) else { return Ok(false) };
+        let is_removed = of_table.remove(key).is_some();
+        if of_table.is_empty() {
+            self.0.remove(&table);
+        }
+        Ok(is_removed)
     }
 }

@@ -1,3 +1,4 @@
+mod history;
 mod transactions;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -48,7 +49,7 @@ impl Store {
     }
 
     fn get(&self, key: &str) -> Option<Entry> {
-        match query(&self.tables, &Query::Get { key: bytes(key) }).unwrap() {
+        match self.query(&Query::Get { key: bytes(key) }) {
             Answer::Entry(entry) => entry,
             other => panic!("{other:?}"),
         }
@@ -61,20 +62,27 @@ impl Store {
         limit: u64,
         keys_only: bool,
     ) -> (Vec<String>, bool) {
-        let query =
-            Query::List { prefix: bytes(prefix), start_after: start_after.map(bytes), limit, keys_only };
-        match super::query(&self.tables, &query).unwrap() {
-            Answer::Listing(listing) => {
-                let keys = listing.entries.iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap());
-                (keys.collect(), listing.more)
-            }
-            other => panic!("{other:?}"),
-        }
+        let keys = match start_after {
+            Some(after) => Span::prefix_after(prefix.as_bytes(), after.as_bytes()),
+            None => Span::Prefix(bytes(prefix)),
+        };
+        let want = if keys_only { Want::Keys } else { Want::Entries };
+        let listing = self.range(Range { limit, want, ..Range::of(keys) });
+        let keys = listing.entries.iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap());
+        (keys.collect(), listing.more)
     }
 
     fn count(&self, prefix: &str) -> u64 {
-        match query(&self.tables, &Query::Count { prefix: bytes(prefix) }).unwrap() {
-            Answer::Count(keys) => keys,
+        self.range(Range::count_of(Span::Prefix(bytes(prefix)))).count.unwrap()
+    }
+
+    fn query(&self, asked: &Query) -> Answer {
+        query(&self.tables, &self.machine.head(), asked).unwrap()
+    }
+
+    fn range(&self, asked: Range) -> Listing {
+        match self.query(&Query::Range(asked)) {
+            Answer::Listing(listing) => listing,
             other => panic!("{other:?}"),
         }
     }
@@ -84,7 +92,7 @@ impl Store {
     }
 
     fn recomputed(&self) -> Digest {
-        recompute(&self.tables, self.machine.head().revision).unwrap()
+        recompute(&self.tables, &self.machine.head()).unwrap()
     }
 }
 
@@ -93,7 +101,7 @@ fn bytes(text: &str) -> Bytes {
 }
 
 fn put_if(key: &str, value: &str, expect: Expect) -> Operation {
-    Operation::Put { key: bytes(key), value: bytes(value), expect }
+    Operation::Put { key: bytes(key), value: bytes(value), expect, lease: 0 }
 }
 
 fn put(key: &str, value: &str) -> Operation {
@@ -110,11 +118,17 @@ fn delete_prefix(prefix: &str) -> Operation {
 
 /// A block of unsigned batches after another block: signatures are no business of the state machine.
 fn child(parent: BlockRef, batches: &[Vec<Request>]) -> Arc<Block> {
+    let batches: Vec<_> = batches.iter().map(|requests| (1, requests.clone())).collect();
+    block_of(parent, &batches)
+}
+
+/// The same of batches with their origins. A block's time is its index in seconds.
+fn block_of(parent: BlockRef, batches: &[(u8, Vec<Request>)]) -> Arc<Block> {
     let batches: Vec<_> = batches
         .iter()
-        .map(|requests| {
+        .map(|(origin, requests)| {
             Arc::new(Batch {
-                origin: MemberId(1),
+                origin: MemberId(*origin),
                 incarnation: Incarnation(1),
                 number: BatchNumber(1),
                 requests: requests.clone(),
@@ -128,7 +142,7 @@ fn child(parent: BlockRef, batches: &[Vec<Request>]) -> Arc<Block> {
         term: Term(1),
         index: parent.index.next(),
         parent: parent.digest,
-        time_ms: 0,
+        time_ms: parent.index.next().0 * 1000,
         batches: Block::batches_digest(&batches),
         executed: Executed { index: Index(0), state: Digest::ZERO },
         sole: false,
@@ -139,11 +153,14 @@ fn child(parent: BlockRef, batches: &[Vec<Request>]) -> Arc<Block> {
 #[test]
 fn revisions_and_versions_are_as_in_etcd() {
     let mut store = Store::new();
-    assert_eq!(store.machine.head(), Head { executed: ROOT, revision: 1, state: empty_state() });
+    assert_eq!(
+        store.machine.head(),
+        Head { executed: ROOT, revision: 1, compacted: 0, state: empty_state() }
+    );
     assert_eq!(store.one(put("a", "1")), Outcome::Put { revision: 2 });
     assert_eq!(store.one(put("a", "2")), Outcome::Put { revision: 3 });
     let entry = |value: &str, create_revision, mod_revision, version| {
-        Some(Entry { value: bytes(value), create_revision, mod_revision, version })
+        Some(Entry { value: bytes(value), create_revision, mod_revision, version, lease: 0 })
     };
     assert_eq!(store.get("a"), entry("2", 2, 3, 2));
     assert_eq!(store.one(delete("b")), Outcome::Deleted { revision: 3, keys: 0 });
@@ -184,7 +201,7 @@ fn what_nobody_can_execute_is_refused_and_changes_nothing() {
     let mut store = Store::new();
     let before = store.state();
     let long = |length| Bytes::from(vec![b'x'; length]);
-    let put = |key, value| Operation::Put { key, value, expect: Expect::Anything }.encode();
+    let put = |key, value| Operation::Put { key, value, expect: Expect::Anything, lease: 0 }.encode();
     let mut trailing = delete("a").encode().to_vec();
     trailing.push(0);
     let outcomes = store.requests(vec![
@@ -316,8 +333,13 @@ fn damage_is_noticed() {
         assert!(matches!(StateMachine::open(&mut tables, ROOT), Err(Error::Damaged(_))));
     }
     let tables = damage(Table::Keys, b"a", b"?");
-    assert!(matches!(query(&tables, &Query::Get { key: bytes("a") }), Err(Error::Damaged(_))));
-    assert!(matches!(recompute(&tables, 3), Err(Error::Damaged(_))));
+    let head = store.machine.head();
+    assert!(matches!(query(&tables, &head, &Query::Get { key: bytes("a") }), Err(Error::Damaged(_))));
+    assert!(matches!(recompute(&tables, &head), Err(Error::Damaged(_))));
+    let mut row = store.tables.read(Table::History, &3_u64.to_be_bytes(), <[u8]>::to_vec).unwrap().unwrap();
+    *row.last_mut().unwrap() ^= 1;
+    let tables = damage(Table::History, &3_u64.to_be_bytes(), &row);
+    assert_ne!(recompute(&tables, &head), Ok(head.state));
 }
 
 #[test]
@@ -334,11 +356,12 @@ fn listings_are_in_order_and_say_whether_there_is_more() {
         "start_after before the prefix"
     );
     assert_eq!(store.list("ab", Some("b"), 2, true), keys(&[], false));
-    assert_eq!(store.list("a", None, 0, true), keys(&[], true));
+    assert_eq!(store.list("a", None, 0, true), keys(&["a", "ab", "abc", "ac"], false), "0 is no limit");
     assert_eq!(store.list("x", None, 0, true), keys(&[], false));
+    assert_eq!(store.list("\u{ff}", Some("\u{ff}"), 0, true), keys(&[], false));
+    assert_eq!(store.list("", Some("b"), 0, true), keys(&["\u{ff}"], false));
     assert_eq!((store.count(""), store.count("a"), store.count("x")), (6, 4, 0));
-    let keys_only = Query::List { prefix: bytes("b"), start_after: None, limit: 1, keys_only: true };
-    let Answer::Listing(listing) = query(&store.tables, &keys_only).unwrap() else { panic!() };
+    let listing = store.range(Range { want: Want::Keys, limit: 1, ..Range::of(Span::Prefix(bytes("b"))) });
     assert_eq!(listing.entries[0].1, Entry { value: Bytes::new(), ..store.get("b").unwrap() });
 }
 
@@ -385,7 +408,8 @@ fn deleting_a_prefix_goes_beyond_one_chunk_of_memory() {
         })
         .unwrap();
     assert_eq!(buckets, 0, "empty buckets are removed");
-    assert_eq!(recompute(&MemoryTables::default(), 1).unwrap(), empty_state());
+    let nothing = Store::new();
+    assert_eq!(recompute(&MemoryTables::default(), &nothing.machine.head()).unwrap(), empty_state());
 }
 
 /// More keys than buckets are held for: what was written and forgotten is read again.
@@ -439,17 +463,18 @@ fn a_bucket_that_is_not_what_was_written_is_not_built_on() {
 
 #[test]
 fn entry_digests_cover_every_field_separately() {
-    let digest = entry_digest(b"key", 1, 2, 3, b"value");
+    let digest = entry_digest(b"key", [1, 2, 3, 5], b"value");
     let others = [
-        entry_digest(b"kez", 1, 2, 3, b"value"),
-        entry_digest(b"keyv", 1, 2, 3, b"alue"),
-        entry_digest(b"ke", 1, 2, 3, b"yvalue"),
-        entry_digest(b"key", 2, 2, 3, b"value"),
-        entry_digest(b"key", 1, 1, 3, b"value"),
-        entry_digest(b"key", 1, 3, 2, b"value"),
-        entry_digest(b"key", 1, 2, 4, b"value"),
-        entry_digest(b"key", 1, 2, 3, b"valuf"),
-        entry_digest(b"key", 1, 2, 3, b"value\0"),
+        entry_digest(b"kez", [1, 2, 3, 5], b"value"),
+        entry_digest(b"keyv", [1, 2, 3, 5], b"alue"),
+        entry_digest(b"ke", [1, 2, 3, 5], b"yvalue"),
+        entry_digest(b"key", [2, 2, 3, 5], b"value"),
+        entry_digest(b"key", [1, 1, 3, 5], b"value"),
+        entry_digest(b"key", [1, 3, 2, 5], b"value"),
+        entry_digest(b"key", [1, 2, 4, 5], b"value"),
+        entry_digest(b"key", [1, 2, 3, 6], b"value"),
+        entry_digest(b"key", [1, 2, 3, 5], b"valuf"),
+        entry_digest(b"key", [1, 2, 3, 5], b"value\0"),
     ];
     assert!(others.iter().all(|other| *other != digest));
 }
@@ -483,11 +508,11 @@ impl Model {
     fn apply(&mut self, operation: &Operation) {
         let next = self.revision + 1;
         match operation.clone() {
-            Operation::SetProtocol { .. } => {}
+            Operation::SetProtocol { .. } | Operation::Compact { .. } => {}
             Operation::Transaction(transaction) => {
                 self.transact(&transaction);
             }
-            Operation::Put { key, value, expect } => {
+            Operation::Put { key, value, expect, lease } => {
                 let old = self.entries.get(&key);
                 let holds = match expect {
                     Expect::Anything => true,
@@ -497,7 +522,8 @@ impl Model {
                 if holds {
                     let (create_revision, version) =
                         old.map_or((next, 1), |old| (old.create_revision, old.version + 1));
-                    self.entries.insert(key, Entry { value, create_revision, mod_revision: next, version });
+                    let entry = Entry { value, create_revision, mod_revision: next, version, lease };
+                    self.entries.insert(key, entry);
                     self.revision = next;
                 }
             }
@@ -541,12 +567,13 @@ proptest! {
             prop_assert_eq!(store.state(), store.recomputed());
             prop_assert_eq!(store.machine.head().revision, model.revision);
         }
-        let everything = Query::List { prefix: Bytes::new(), start_after: None, limit: 1000, keys_only: false };
-        let listing = Listing { entries: model.entries.clone().into_iter().collect(), more: false };
-        prop_assert_eq!(query(&store.tables, &everything).unwrap(), Answer::Listing(listing));
-        let mut at_once = Store::new();
-        at_once.run(&all);
-        prop_assert_eq!(at_once.state(), store.state());
+        let listing =
+            Listing { entries: model.entries.clone().into_iter().collect(), more: false, count: None };
+        prop_assert_eq!(store.range(Range::of(Span::Prefix(Bytes::new()))), listing);
+        let mut again = Store::new();
+        all.iter().for_each(|operation| drop(again.one(operation.clone())));
+        prop_assert_eq!(again.range(Range::of(Span::Prefix(Bytes::new()))), store.range(Range::of(Span::Prefix(Bytes::new()))));
+        prop_assert_eq!(again.machine.head().revision, model.revision);
     }
 
     /// The digest is one of contents: the order in which entries came about leaves no trace beside their numbers,
@@ -562,10 +589,11 @@ proptest! {
             for (key, (value, create_revision, mod_revision, version)) in entries {
                 let mut buffer = Vec::new();
                 let value = value.as_bytes();
-                entry::Stored { create_revision, mod_revision, version, value }.encode(&mut buffer);
+                entry::Stored { create_revision, mod_revision, version, lease: 0, value }.encode(&mut buffer);
                 tables.put(Table::Keys, key.as_bytes(), &buffer).unwrap();
             }
-            recompute(&tables, 20).unwrap()
+            let head = Head { revision: 20, ..Store::new().machine.head() };
+            recompute(&tables, &head).unwrap()
         };
         let forward: Vec<_> = entries.into_iter().collect();
         let backward: Vec<_> = forward.iter().rev().cloned().collect();
@@ -596,7 +624,11 @@ proptest! {
 #[test]
 fn the_revision_is_part_of_the_digest() {
     let tables = MemoryTables::default();
-    assert_ne!(recompute(&tables, 1).unwrap(), recompute(&tables, 2).unwrap());
+    let head = Store::new().machine.head();
+    let others = [Head { revision: 2, ..head }, Head { compacted: 1, ..head }];
+    for other in others {
+        assert_ne!(recompute(&tables, &head).unwrap(), recompute(&tables, &other).unwrap());
+    }
 }
 
 #[test]

@@ -1,47 +1,19 @@
 //! How a transaction is executed.
 
-use std::ops::{Bound, ControlFlow};
-
-use bytes::Bytes;
+use std::ops::ControlFlow;
 
 use super::{
-    Compare, Error, Listing, MAX_ANSWER, MAX_READ_KEYS, Outcome, Property, ReadTables, Refusal, Span,
-    StateMachine, Step, StepOutcome, Table, Taken, Transaction, WriteTables, entry::Stored, query::PER_ENTRY,
+    Compare, Error, Outcome, Property, Range, ReadTables, Refusal, Span, StateMachine, Step, StepOutcome,
+    Taken, Transaction, WriteTables,
+    entry::Stored,
+    range::{each, range},
 };
-
-/// What the transactions of a block may still read in ranges.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Budget {
-    keys: usize,
-    bytes: usize,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self { keys: MAX_READ_KEYS, bytes: MAX_ANSWER }
-    }
-}
-
-impl Budget {
-    /// Takes one key; whether there was one left.
-    fn take_key(&mut self) -> bool {
-        let left = self.keys.checked_sub(1);
-        self.keys = left.unwrap_or_default();
-        left.is_some()
-    }
-
-    fn take_bytes(&mut self, bytes: usize) -> bool {
-        let left = self.bytes.checked_sub(bytes);
-        self.bytes = left.unwrap_or_default();
-        left.is_some()
-    }
-}
 
 /// A transaction under way.
 struct Course<'a, 'b> {
     transaction: &'a Transaction<&'b [u8]>,
-    /// Of each part, whether its comparisons held; of those that are not reached nothing is said.
-    holds: Vec<bool>,
+    /// Of each part that is reached, whether its comparisons held.
+    holds: Vec<Option<bool>>,
     /// What its writes get.
     revision: u64,
     has_written: bool,
@@ -57,6 +29,9 @@ impl StateMachine {
         let Some(holds) = self.decide(tables, transaction)? else {
             return Ok(Outcome::Refused(Refusal::ReadsTooMuch));
         };
+        if let Err(refusal) = self.check_steps(transaction, &holds) {
+            return Ok(Outcome::Refused(refusal));
+        }
         let mut course = Course { transaction, holds, revision: self.head.revision + 1, has_written: false };
         let taken = self.take(tables, &mut course, 0)?;
         if course.has_written {
@@ -65,14 +40,31 @@ impl StateMachine {
         Ok(Outcome::Transaction { revision: self.head.revision, taken })
     }
 
+    /// Refuses what can't be done, before anything is written: reading as of a revision that can't be read.
+    fn check_steps(&self, transaction: &Transaction<&[u8]>, holds: &[Option<bool>]) -> Result<(), Refusal> {
+        for (part, holds) in transaction.parts.iter().zip(holds) {
+            let Some(holds) = holds else { continue };
+            for step in if *holds { &part.then } else { &part.otherwise } {
+                match step {
+                    Step::Get(asked) => self.head.check_readable(asked.revision)?,
+                    Step::Put { lease, .. } if *lease != 0 => {
+                        return Err(Refusal::NoSuchLease { lease: *lease });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Of each part that is reached, whether its comparisons hold; nothing where that would read too much.
     fn decide<T: ReadTables>(
         &mut self,
         tables: &T,
         transaction: &Transaction<&[u8]>,
-    ) -> Result<Option<Vec<bool>>, Error<T::Error>> {
+    ) -> Result<Option<Vec<Option<bool>>>, Error<T::Error>> {
         let mut is_reached = vec![false; transaction.parts.len()];
-        let mut holds = is_reached.clone();
+        let mut holds = vec![None; transaction.parts.len()];
         // Parts come after those that name them.
         for (place, part) in transaction.parts.iter().enumerate() {
             if place > 0 && !is_reached.get(place).is_some_and(|it| *it) {
@@ -81,12 +73,16 @@ impl StateMachine {
             let mut all = true;
             for compare in &part.compare {
                 match self.compare(tables, compare)? {
-                    Some(one) => all &= one,
+                    Some(true) => {}
+                    Some(false) => {
+                        all = false;
+                        break;
+                    }
                     None => return Ok(None),
                 }
             }
             if let Some(held) = holds.get_mut(place) {
-                *held = all;
+                *held = Some(all);
             }
             for step in if all { &part.then } else { &part.otherwise } {
                 if let Step::Nested(nested) = step
@@ -107,7 +103,8 @@ impl StateMachine {
         place: usize,
     ) -> Result<Taken, Error<T::Error>> {
         let transaction = course.transaction;
-        let (Some(part), Some(succeeded)) = (transaction.parts.get(place), course.holds.get(place).copied())
+        let (Some(part), Some(succeeded)) =
+            (transaction.parts.get(place), course.holds.get(place).copied().flatten())
         else {
             return Ok(Taken { succeeded: false, steps: Vec::new() });
         };
@@ -115,26 +112,43 @@ impl StateMachine {
         let mut steps = Vec::with_capacity(list.len());
         for step in list {
             steps.push(match step {
-                Step::Put { key, value } => {
-                    self.store(tables, (key, value), course.revision)?;
+                Step::Put { key, value, lease } => {
+                    self.store(tables, (key, value, *lease), course.revision)?;
                     course.has_written = true;
                     StepOutcome::Put
                 }
                 Step::Delete { keys } => {
                     let deleted = match keys {
-                        Span::Key(key) => u64::from(self.delete(tables, key)?),
-                        keys => self.delete_all(tables, keys)?,
+                        Span::Key(key) => u64::from(self.delete(tables, key, course.revision)?),
+                        keys => self.delete_all(tables, keys, course.revision)?,
                     };
                     course.has_written |= deleted > 0;
                     StepOutcome::Deleted(deleted)
                 }
-                Step::Get { keys, limit, keys_only } => {
-                    StepOutcome::Found(self.find(tables, keys, *limit, *keys_only)?)
-                }
+                Step::Get(asked) => self.find(tables, course, asked)?,
                 Step::Nested(place) => StepOutcome::Nested(self.take(tables, course, usize::from(*place))?),
             });
         }
         Ok(Taken { succeeded, steps })
+    }
+
+    /// Reads keys, as far as may be.
+    fn find<T: WriteTables>(
+        &mut self,
+        tables: &mut T,
+        course: &Course<'_, '_>,
+        asked: &Range<&[u8]>,
+    ) -> Result<StepOutcome, Error<T::Error>> {
+        let mut head = self.head;
+        if asked.revision != 0 {
+            // What this block has changed so far is to be found in rows, too.
+            self.history.end_row(tables)?;
+            if course.has_written {
+                head.revision = course.revision;
+            }
+        }
+        let found = range(tables, &head, asked, &mut self.reads)?;
+        Ok(found.map_or(StepOutcome::NotRead, StepOutcome::Found))
     }
 
     /// Whether a comparison holds; nothing where it would read too much.
@@ -143,83 +157,31 @@ impl StateMachine {
         tables: &T,
         compare: &Compare<&[u8]>,
     ) -> Result<Option<bool>, Error<T::Error>> {
-        let Compare { keys, property, relation } = compare;
-        let holds_of = |stored: Option<Stored<'_>>| {
-            let numbers = stored.map(|stored| stored.numbers());
-            match property {
-                Property::Version(asked) => relation.holds(&numbers.map_or(0, |it| it.version), asked),
-                Property::CreateRevision(asked) => {
-                    relation.holds(&numbers.map_or(0, |it| it.create_revision), asked)
-                }
-                Property::ModRevision(asked) => {
-                    relation.holds(&numbers.map_or(0, |it| it.mod_revision), asked)
-                }
-                Property::Value(asked) => stored.is_some_and(|stored| relation.holds(stored.value, *asked)),
-            }
-        };
-        if let Span::Key(key) = keys {
-            let found =
-                tables.read(Table::Keys, key, |bytes| Stored::decode(bytes).map(|it| holds_of(Some(it))))?;
-            let holds = found.map(|holds| holds.ok_or(Error::Damaged("an entry"))).transpose()?;
-            return Ok(Some(holds.unwrap_or_else(|| holds_of(None))));
-        }
-        let (mut found, mut holds, mut is_too_much, mut is_damaged) = (false, true, false, false);
-        let reads = &mut self.reads;
-        tables.scan(Table::Keys, Bound::Included(keys.first()), |key, bytes| {
-            if !keys.reaches(key) {
-                return ControlFlow::Break(());
-            }
-            if !reads.take_key() {
-                is_too_much = true;
-                return ControlFlow::Break(());
-            }
+        let (mut found, mut holds) = (false, true);
+        let head = self.head;
+        let ended = each(tables, &head, (&compare.keys, 0), &mut self.reads, |_, stored, _| {
             found = true;
-            match Stored::decode(bytes) {
-                Some(stored) => holds = holds_of(Some(stored)),
-                None => is_damaged = true,
-            }
-            if holds && !is_damaged { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            holds = compare.holds(Some(stored));
+            if holds { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        if is_damaged {
-            return Err(Error::Damaged("an entry"));
-        }
         // One that fails has failed, whatever the rest would say.
-        if is_too_much && holds {
+        if ended.is_err() && holds {
             return Ok(None);
         }
-        Ok(Some(if found { holds } else { holds_of(None) }))
+        Ok(Some(if found { holds } else { compare.holds(None) }))
     }
+}
 
-    /// Reads keys, as far as the block's transactions may.
-    fn find<T: ReadTables>(
-        &mut self,
-        tables: &T,
-        keys: &Span<&[u8]>,
-        limit: u64,
-        keys_only: bool,
-    ) -> Result<Listing, Error<T::Error>> {
-        let mut listing = Listing::default();
-        let mut is_damaged = false;
-        let reads = &mut self.reads;
-        tables.scan(Table::Keys, Bound::Included(keys.first()), |key, bytes| {
-            if !keys.reaches(key) {
-                return ControlFlow::Break(());
-            }
-            let Some(stored) = Stored::decode(bytes) else {
-                is_damaged = true;
-                return ControlFlow::Break(());
-            };
-            let size = PER_ENTRY + key.len() + if keys_only { 0 } else { stored.value.len() };
-            let is_full =
-                listing.entries.len() as u64 >= limit || !reads.take_key() || !reads.take_bytes(size);
-            if is_full {
-                listing.more = true;
-                return ControlFlow::Break(());
-            }
-            listing.entries.push((Bytes::copy_from_slice(key), stored.to_entry(!keys_only)));
-            // Nothing is to be found beyond it.
-            if matches!(keys, Span::Key(_)) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        if is_damaged { Err(Error::Damaged("an entry")) } else { Ok(listing) }
+impl Compare<&[u8]> {
+    /// Whether it holds of a key, or of one that does not exist.
+    fn holds(&self, stored: Option<&Stored<'_>>) -> bool {
+        let number = |there: Option<u64>, asked: u64| self.relation.holds(&there.unwrap_or(0), &asked);
+        match self.property {
+            Property::Version(asked) => number(stored.map(|it| it.version), asked),
+            Property::CreateRevision(asked) => number(stored.map(|it| it.create_revision), asked),
+            Property::ModRevision(asked) => number(stored.map(|it| it.mod_revision), asked),
+            Property::Lease(asked) => number(stored.map(|it| it.lease), asked),
+            Property::Value(asked) => stored.is_some_and(|it| self.relation.holds(it.value, asked)),
+        }
     }
 }

@@ -5,25 +5,26 @@
 //! - Steps are executed in order; what one reads, those before it have written.
 //! - All writes of a transaction share one revision. So no key is written twice: where steps that may be taken together put a key
 //!   twice, or put one that they delete, the transaction is refused.
-//! - What is read costs every member time and memory: a block's transactions read at most [`MAX_READ_KEYS`] keys in ranges, and
-//!   are answered at most [`MAX_ANSWER`](super::MAX_ANSWER) bytes. Beyond that listings are cut, and say so; a comparison that
-//!   would have to read on is refused.
+//! - What is read costs every member time and memory. So the transactions of one member in one block look at [`MAX_VISITED`] bytes of
+//!   the store, where a key counts for 4 KiB at least, and are answered [`MAX_READ`] bytes. Beyond that a listing is cut and says
+//!   so, what can't be read at all is [`StepOutcome::NotRead`], and a comparison that would have to read on is refused.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Listing, Refusal,
+    Listing, Range, Refusal, Span,
     operation::{check_key, check_value},
 };
-use crate::limits::MAX_KEY;
 
 /// How many comparisons a transaction has at most, and how many steps: in both lists, those of nested transactions included.
 pub const MAX_STEPS: usize = 128;
 /// How many bytes of keys and values a transaction carries at most: it must fit in a batch.
 pub const MAX_TRANSACTION: usize = 3 << 19;
-/// How many keys the transactions of a block read in ranges, at most.
-pub const MAX_READ_KEYS: usize = 65_536;
+/// How many bytes of the store the transactions of one member in one block look at, at most: some 4,096 keys.
+pub const MAX_VISITED: usize = 16 << 20;
+/// How many bytes they are answered, at most.
+pub const MAX_READ: usize = 2 << 20;
 
 /// A transaction: a tree of [`Part`]s, the first one its root.
 ///
@@ -48,7 +49,7 @@ pub struct Part<B = Bytes> {
 
 /// What must hold of a key, or of each key of a range.
 ///
-/// A key that does not exist has version and revisions 0, and no value: no comparison of its value holds. A range without keys is
+/// A key that does not exist has version, revisions and lease 0, and no value: no comparison of its value holds. A range without keys is
 /// compared as one that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compare<B = Bytes> {
@@ -71,6 +72,8 @@ pub enum Property<B = Bytes> {
     ModRevision(u64),
     /// Its value, byte by byte.
     Value(B),
+    /// The lease that it hangs on; 0 is none.
+    Lease(u64),
 }
 
 /// How the key's property must stand to the one given.
@@ -86,24 +89,6 @@ pub enum Relation {
     Greater,
 }
 
-/// Keys in order, without a gap.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Span<B = Bytes> {
-    /// One key, which may not exist.
-    Key(B),
-    /// Those that begin with a prefix; with an empty one all.
-    Prefix(B),
-    /// From a key on, and before another one.
-    Range {
-        /// The first one that may be in it.
-        from: B,
-        /// The first one that is not.
-        end: B,
-    },
-    /// From a key on.
-    From(B),
-}
-
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step<B = Bytes> {
@@ -113,16 +98,11 @@ pub enum Step<B = Bytes> {
         key: B,
         /// The value.
         value: B,
+        /// The lease that the key hangs on from now on; 0 is none.
+        lease: u64,
     },
-    /// Reads keys.
-    Get {
-        /// Which.
-        keys: Span<B>,
-        /// At most so many.
-        limit: u64,
-        /// Leave the values out.
-        keys_only: bool,
-    },
+    /// Reads keys: now, or as of a revision.
+    Get(Range<B>),
     /// Deletes keys.
     Delete {
         /// Which.
@@ -146,57 +126,14 @@ pub struct Taken {
 pub enum StepOutcome {
     /// The value is stored.
     Put,
-    /// What was found.
+    /// What was found. A listing may be cut where the budget for answers ends.
     Found(Listing),
+    /// Nothing was read: too much had been read already, or more would have had to be.
+    NotRead,
     /// How many keys were deleted.
     Deleted(u64),
     /// What came of the part.
     Nested(Taken),
-}
-
-impl<B: AsRef<[u8]>> Span<B> {
-    /// The lowest key that may be in it.
-    pub fn first(&self) -> &[u8] {
-        match self {
-            Self::Key(key) | Self::Prefix(key) | Self::Range { from: key, .. } | Self::From(key) => {
-                key.as_ref()
-            }
-        }
-    }
-
-    /// Whether a key that is not below [`Span::first`] is in it.
-    pub fn reaches(&self, key: &[u8]) -> bool {
-        match self {
-            Self::Key(only) => key == only.as_ref(),
-            Self::Prefix(prefix) => key.starts_with(prefix.as_ref()),
-            Self::Range { end, .. } => key < end.as_ref(),
-            Self::From(_) => true,
-        }
-    }
-
-    /// Whether a key is in it.
-    pub fn contains(&self, key: &[u8]) -> bool {
-        key >= self.first() && self.reaches(key)
-    }
-
-    fn size(&self) -> usize {
-        match self {
-            Self::Range { from, end } => from.as_ref().len() + end.as_ref().len(),
-            Self::Key(_) | Self::Prefix(_) | Self::From(_) => self.first().len(),
-        }
-    }
-
-    fn check(&self) -> Result<(), Refusal> {
-        let short = |bytes: &B| match bytes.as_ref().len() {
-            length if length <= MAX_KEY => Ok(()),
-            length => Err(Refusal::KeyLength { bytes: length as u64 }),
-        };
-        match self {
-            Self::Key(key) => check_key(key.as_ref()),
-            Self::Prefix(bytes) | Self::From(bytes) => short(bytes),
-            Self::Range { from, end } => short(from).and_then(|()| short(end)),
-        }
-    }
 }
 
 impl Relation {
@@ -236,11 +173,11 @@ impl<B: AsRef<[u8]>> Transaction<B> {
         }
         for step in lists().flatten() {
             match step {
-                Step::Put { key, value } => {
+                Step::Put { key, value, .. } => {
                     check_key(key.as_ref())?;
                     check_value(value.as_ref())?;
                 }
-                Step::Get { keys, .. } | Step::Delete { keys } => keys.check()?,
+                Step::Get(Range { keys, .. }) | Step::Delete { keys } => keys.check()?,
                 Step::Nested(_) => {}
             }
         }
@@ -255,8 +192,8 @@ impl<B: AsRef<[u8]>> Transaction<B> {
         });
         let steps = self.parts.iter().flat_map(|part| part.then.iter().chain(&part.otherwise));
         let steps = steps.map(|step| match step {
-            Step::Put { key, value } => key.as_ref().len() + value.as_ref().len(),
-            Step::Get { keys, .. } | Step::Delete { keys } => keys.size(),
+            Step::Put { key, value, .. } => key.as_ref().len() + value.as_ref().len(),
+            Step::Get(Range { keys, .. }) | Step::Delete { keys } => keys.size(),
             Step::Nested(_) => 0,
         });
         compares.chain(steps).fold(0, usize::saturating_add)
@@ -304,7 +241,7 @@ impl<B: AsRef<[u8]>> Transaction<B> {
                                 from_end.and_then(|at| known.get_mut(at)).ok_or(Refusal::Malformed)?;
                             together.add(std::mem::take(nested))?;
                         }
-                        Step::Get { .. } => {}
+                        Step::Get(_) => {}
                     }
                 }
                 writes.puts.append(&mut together.puts);

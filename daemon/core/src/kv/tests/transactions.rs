@@ -14,11 +14,11 @@ fn always(then: Vec<Step>) -> Transaction {
 }
 
 fn stores(key: &str, value: &str) -> Step {
-    Step::Put { key: bytes(key), value: bytes(value) }
+    Step::Put { key: bytes(key), value: bytes(value), lease: 0 }
 }
 
 fn reads(keys: Span) -> Step {
-    Step::Get { keys, limit: u64::MAX, keys_only: false }
+    Step::Get(Range::of(keys))
 }
 
 fn one(key: &str) -> Span {
@@ -251,11 +251,16 @@ fn sizes_are_bounded() {
     let bytes_of = Refusal::KeyLength { bytes: MAX_KEY as u64 + 1 };
     assert_eq!(store.refused(always(vec![stores(&long, "")])), bytes_of);
     assert_eq!(store.refused(always(vec![stores("", "")])), Refusal::KeyLength { bytes: 0 });
-    for keys in [one(&long), prefix(&long), range("a", &long), range(&long, "a"), Span::From(bytes(&long))] {
-        assert_eq!(store.refused(always(vec![reads(keys.clone())])), bytes_of);
-        assert_eq!(store.refused(always(vec![Step::Delete { keys: keys.clone() }])), bytes_of);
+    // What bounds a span may be one byte longer than a key: the first one after the longest.
+    let longer = "x".repeat(MAX_KEY + 2);
+    let spans = [prefix(&longer), range("a", &longer), range(&longer, "a"), Span::From(bytes(&longer))];
+    for (keys, bytes) in [(one(&long), MAX_KEY + 1)].into_iter().chain(spans.map(|keys| (keys, MAX_KEY + 2)))
+    {
+        let refused = Refusal::KeyLength { bytes: bytes as u64 };
+        assert_eq!(store.refused(always(vec![reads(keys.clone())])), refused);
+        assert_eq!(store.refused(always(vec![Step::Delete { keys: keys.clone() }])), refused);
         let compare = vec![that(keys, Property::Version(1), Relation::Less)];
-        assert_eq!(store.refused(Transaction { parts: vec![part(compare, vec![], vec![])] }), bytes_of);
+        assert_eq!(store.refused(Transaction { parts: vec![part(compare, vec![], vec![])] }), refused);
     }
     let half = "x".repeat(MAX_TRANSACTION / 2 - 1);
     store.transact(always(vec![stores("a", &half), stores("b", &half)]));
@@ -274,44 +279,53 @@ fn sizes_are_bounded() {
 }
 
 #[test]
-fn a_blocks_transactions_read_a_bounded_number_of_keys_and_bytes() {
+fn a_members_transactions_read_a_bounded_part_of_the_store_in_a_block() {
+    const VISITS: usize = MAX_VISITED / 4096;
     let mut store = Store::new();
-    for chunk in 0..=MAX_READ_KEYS / 1024 {
+    for chunk in 0..=VISITS / 1024 {
         store.run(&(0..1024).map(|n| put(&format!("{chunk:04}-{n:04}"), "x")).collect::<Vec<_>>());
     }
-    let there = store.count("");
-    assert!(there > MAX_READ_KEYS as u64);
+    assert!(store.count("") > VISITS as u64);
     let all = that(prefix(""), Property::Version(1), Relation::Equal);
     let asks = Transaction { parts: vec![part(vec![all], vec![stores("z", "1")], vec![])] };
     assert_eq!(store.refused(asks.clone()), Refusal::ReadsTooMuch);
     // One that fails at the first key has read enough.
     assert!(!store.holds(that(prefix(""), Property::Version(1), Relation::Greater)));
-    // The next block's may read again.
-    let few = Step::Get { keys: prefix(""), limit: MAX_READ_KEYS as u64, keys_only: true };
-    let operations =
-        [always(vec![few]), always(vec![reads(one("0000-0000"))]), asks].map(Operation::Transaction);
-    let outcomes = store.run(&operations);
+    // Keys alone cost as much as values, single ones as much as those of ranges.
+    let few = Step::Get(Range { limit: VISITS as u64 - 2, want: Want::Keys, ..Range::of(prefix("")) });
+    let single = always(vec![reads(one("0000-0000"))]);
+    let operations = [always(vec![few]), single.clone(), asks].map(|it| Operation::Transaction(it).encode());
+    let of = |origin, requests: &[Request]| (origin, requests.to_vec());
+    let head = store.machine.head().executed;
+    let block = block_of(head, &[of(1, &operations), of(2, &operations[1..2]), of(1, &operations[1..2])]);
+    let outcomes = store.machine.execute(&mut store.tables, &[block]).unwrap().remove(0).outcomes;
     let read = |outcome: &Outcome| match outcome {
         Outcome::Transaction { taken, .. } => match &taken.steps[..] {
-            [StepOutcome::Found(listing)] => (listing.entries.len(), listing.more),
+            [StepOutcome::Found(listing)] => Some((listing.entries.len(), listing.more)),
+            [StepOutcome::NotRead] => None,
             other => panic!("{other:?}"),
         },
         other => panic!("{other:?}"),
     };
-    assert_eq!(read(&outcomes[0]), (MAX_READ_KEYS, true));
-    assert_eq!(read(&outcomes[1]), (0, true), "nothing is left in this block, and it says so");
-    assert_eq!(outcomes[2], Outcome::Refused(Refusal::ReadsTooMuch));
-    assert_eq!(read(&store.one(Operation::Transaction(always(vec![reads(one("0000-0000"))])))), (1, false));
+    assert_eq!(read(&outcomes[0][0]), Some((VISITS - 2, true)));
+    assert_eq!(read(&outcomes[0][1]), None, "nothing is left, and it says so");
+    assert_eq!(outcomes[0][2], Outcome::Refused(Refusal::ReadsTooMuch));
+    assert_eq!(read(&outcomes[1][0]), Some((1, false)), "another member's are not at its expense");
+    assert_eq!(read(&outcomes[2][0]), None, "nor is it given more for another batch");
+    // In the next block it may read again.
+    assert_eq!(read(&store.one(Operation::Transaction(single))), Some((1, false)));
 
     let mut store = Store::new();
-    for n in 0..12 {
+    for n in 0..4 {
         store.one(put(&format!("{n:02}"), &"x".repeat(MAX_VALUE)));
     }
+    store.one(put("small", "1"));
     let all = Operation::Transaction(always(vec![reads(prefix(""))]));
-    let outcomes = store.run(&[all.clone(), all]);
-    let (entries, more) = read(&outcomes[0]);
-    assert!((6..8).contains(&entries) && more, "{entries} of a megabyte each");
-    assert!(read(&outcomes[1]).1);
+    let small = Operation::Transaction(always(vec![reads(one("small"))]));
+    let outcomes = store.run(&[all.clone(), all, small]);
+    assert_eq!(read(&outcomes[0]), Some((1, true)), "of a megabyte each one fits with its key");
+    assert_eq!(read(&outcomes[1]), Some((0, true)));
+    assert_eq!(read(&outcomes[2]), Some((1, false)), "what did not fit took nothing");
 }
 
 impl Model {
@@ -337,6 +351,7 @@ impl Model {
                 Property::Version(asked) => number(entry.map(|it| it.version), *asked),
                 Property::CreateRevision(asked) => number(entry.map(|it| it.create_revision), *asked),
                 Property::ModRevision(asked) => number(entry.map(|it| it.mod_revision), *asked),
+                Property::Lease(asked) => number(entry.map(|it| it.lease), *asked),
                 Property::Value(asked) => entry.is_some_and(|it| compare.relation.holds(&it.value, asked)),
             }
         };
@@ -351,24 +366,26 @@ impl Model {
         let mut steps = Vec::new();
         for step in list {
             steps.push(match step {
-                Step::Put { key, value } => {
+                Step::Put { key, value, lease } => {
                     let old = self.entries.get(key);
                     let (create_revision, version) =
                         old.map_or((revision, 1), |old| (old.create_revision, old.version + 1));
-                    let entry =
-                        Entry { value: value.clone(), create_revision, mod_revision: revision, version };
+                    let (value, lease) = (value.clone(), *lease);
+                    let entry = Entry { value, create_revision, mod_revision: revision, version, lease };
                     self.entries.insert(key.clone(), entry);
                     *wrote = true;
                     StepOutcome::Put
                 }
-                Step::Get { keys, limit, keys_only } => {
-                    let mut entries = self.of(keys);
-                    let more = entries.len() as u64 > *limit;
-                    entries.truncate(*limit as usize);
-                    if *keys_only {
+                Step::Get(asked) => {
+                    let mut entries = self.of(&asked.keys);
+                    let more = asked.limit > 0 && entries.len() as u64 > asked.limit;
+                    if more {
+                        entries.truncate(asked.limit as usize);
+                    }
+                    if asked.want == Want::Keys {
                         entries.iter_mut().for_each(|(_, entry)| entry.value = Bytes::new());
                     }
-                    StepOutcome::Found(Listing { entries, more })
+                    StepOutcome::Found(Listing { entries, more, count: None })
                 }
                 Step::Delete { keys } => {
                     let found = self.of(keys);
@@ -421,9 +438,12 @@ fn any_compare() -> impl Strategy<Value = Compare> {
 
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        3 => (any_key(), any_key()).prop_map(|(key, value)| Step::Put { key, value }),
+        3 => (any_key(), any_key()).prop_map(|(key, value)| Step::Put { key, value, lease: 0 }),
         2 => (any_span(), 0..4_u64, any::<bool>())
-            .prop_map(|(keys, limit, keys_only)| Step::Get { keys, limit, keys_only }),
+            .prop_map(|(keys, limit, keys_only)| {
+                let want = if keys_only { Want::Keys } else { Want::Entries };
+                Step::Get(Range { limit, want, ..Range::of(keys) })
+            }),
         1 => any_span().prop_map(|keys| Step::Delete { keys }),
     ]
 }
