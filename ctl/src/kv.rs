@@ -8,7 +8,8 @@ use std::{
 };
 
 use bftd_client::{
-    Bytes, Changed, Consistency, Entry, Expect, MAX_KEY, MAX_VALUE, Operation, Outcome, Query, Trace,
+    Bytes, Changed, Consistency, Entry, Expect, MAX_KEY, MAX_VALUE, Operation, Outcome, Range, Span, Trace,
+    Want,
 };
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -69,7 +70,7 @@ pub(crate) struct Get {
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  bftctl ls\n  bftctl ls users/ --values --limit 10\n  bftctl ls users/ --count\n\nA listing \
-                        of more than a thousand keys is read in parts, and may show changes made meanwhile."
+                        shows the keys as of one revision, however many they are."
 )]
 pub(crate) struct Ls {
     /// What the keys begin with
@@ -138,7 +139,7 @@ impl Put {
             Some(revision) => Expect::Revision(revision),
             None => Expect::Anything,
         };
-        let operation = Operation::Put { key: self.key.clone().into(), value, expect };
+        let operation = Operation::Put { key: self.key.clone().into(), value, expect, lease: 0 };
         let (changed, trace) = if self.trace {
             execute_traced(session, operation).await?
         } else {
@@ -209,7 +210,8 @@ impl Ls {
             index: u64,
         }
         let client = session.client().await?;
-        let (count, at) = client.count(self.prefix.clone().into(), self.freshness.get()).await?;
+        let keys = Span::Prefix(self.prefix.clone().into());
+        let (count, at) = client.count(keys, self.freshness.get()).await?;
         if session.options.is_json() {
             render::json(&Body { count, revision: at.revision, index: at.index })?;
         } else {
@@ -232,15 +234,18 @@ impl Ls {
         let output = session.options.output();
         let mut start_after: Option<Bytes> = self.start_after.clone().map(Into::into);
         let mut left = self.limit.unwrap_or(u64::MAX);
+        let mut revision = 0;
         let mut all = Vec::new();
         loop {
-            let query = Query::List {
-                prefix: self.prefix.clone().into(),
-                start_after: start_after.clone(),
-                limit: left.min(PAGE),
-                keys_only: !self.values,
+            let keys = match &start_after {
+                Some(after) => Span::prefix_after(self.prefix.as_bytes(), after),
+                None => Span::Prefix(self.prefix.clone().into()),
             };
-            let (listing, at) = client.list(query, self.freshness.get()).await?;
+            let want = if self.values { Want::Entries } else { Want::Keys };
+            let range = Range { revision, limit: left.min(PAGE), want, ..Range::of(keys) };
+            let (listing, at) = client.range(range, self.freshness.get()).await?;
+            // All pages are of the first one's revision.
+            revision = if revision == 0 { at.revision } else { revision };
             left = left.saturating_sub(listing.entries.len() as u64);
             start_after = listing.entries.last().map(|(key, _)| key.clone());
             let is_last = !listing.more || left == 0 || start_after.is_none();
@@ -256,13 +261,7 @@ impl Ls {
                 let entries: Vec<_> =
                     all.iter().map(|(key, entry)| Row::new(key, entry, self.values)).collect();
                 let count = entries.len();
-                render::json(&Body {
-                    entries,
-                    count,
-                    more: listing.more,
-                    revision: at.revision,
-                    index: at.index,
-                })?;
+                render::json(&Body { entries, count, more: listing.more, revision, index: at.index })?;
             } else if listing.more && session.options.verbose {
                 session.say("there are more: --start-after KEY continues");
             }
@@ -479,7 +478,8 @@ mod tests {
 
     #[test]
     fn entries_are_text_where_they_can_be() {
-        let entry = Entry { value: vec![0xff].into(), create_revision: 2, mod_revision: 5, version: 3 };
+        let entry =
+            Entry { value: vec![0xff].into(), create_revision: 2, mod_revision: 5, version: 3, lease: 0 };
         let text = serde_json::to_string(&Row::new(b"a", &entry, true)).unwrap();
         assert_eq!(text, r#"{"key":"a","value_base64":"/w==","revision":5,"create_revision":2,"version":3}"#);
         let text = serde_json::to_string(&Row::new(b"\xfe", &entry, false)).unwrap();

@@ -3,8 +3,8 @@
 use std::{fs, io::Read, path::PathBuf};
 
 use bftd_client::{
-    Bytes, Compare, Operation, Part, Property, Relation, Span, StepOutcome, Taken, Transaction,
-    TransactionStep,
+    Bytes, Compare, Operation, Part, Property, Range, Relation, Span, StepOutcome, Taken, Transaction,
+    TransactionStep, Want,
 };
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -224,13 +224,13 @@ fn steps(written: Vec<WrittenStep>, parts: &mut Vec<Part>) -> Result<Vec<Transac
                 let key = bytes("key", put.key, put.key_base64)?.ok_or_else(|| lacks("a put", "a key"))?;
                 let value =
                     bytes("value", put.value, put.value_base64)?.ok_or_else(|| lacks("a put", "a value"))?;
-                TransactionStep::Put { key, value }
+                TransactionStep::Put { key, value, lease: 0 }
             }
-            WrittenStep::Get(get) => TransactionStep::Get {
-                keys: span("a get", get.key, get.key_base64, get.prefix, get.from, get.end)?,
-                limit: get.limit.unwrap_or(u64::MAX),
-                keys_only: get.keys_only,
-            },
+            WrittenStep::Get(get) => TransactionStep::Get(Range {
+                limit: get.limit.unwrap_or(0),
+                want: if get.keys_only { Want::Keys } else { Want::Entries },
+                ..Range::of(span("a get", get.key, get.key_base64, get.prefix, get.from, get.end)?)
+            }),
             WrittenStep::Del(del) => TransactionStep::Delete {
                 keys: span("a del", del.key, del.key_base64, del.prefix, del.from, del.end)?,
             },
@@ -307,6 +307,7 @@ fn results(taken: &Taken) -> Vec<Value> {
                 listing.entries.iter().map(|(key, entry)| Row::new(key, entry, true)).collect();
             json!({ "get": { "entries": entries, "more": listing.more } })
         }
+        StepOutcome::NotRead => json!({ "get": { "not_read": true } }),
         StepOutcome::Deleted(keys) => json!({ "del": { "deleted": keys } }),
         StepOutcome::Nested(taken) => {
             json!({ "txn": { "succeeded": taken.succeeded, "results": results(taken) } })
@@ -321,6 +322,9 @@ fn describe(taken: &Taken, depth: usize, lines: &mut Vec<String>) {
     for step in &taken.steps {
         match step {
             StepOutcome::Put => lines.push(format!("{indent}put")),
+            StepOutcome::NotRead => {
+                lines.push(format!("{indent}not read: others read too much in this block"))
+            }
             StepOutcome::Deleted(keys) => lines.push(format!("{indent}deleted {keys}")),
             StepOutcome::Found(listing) => {
                 let more = if listing.more { ", and there are more" } else { "" };

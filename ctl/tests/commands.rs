@@ -14,9 +14,9 @@ use std::{
 
 use bftd::admin::{PeerCredentials, Service};
 use bftd_client::{
-    At, BlockAt, Bytes, ClusterStatus, Entry, Expect, Failure, FaultChange, Health, Listing, MemberStatus,
-    NodeTally, Operation, Outcome, Phase, Query, Refusal, Request, Response, Status, Step, Trace,
-    genesis::Protocol,
+    Answer, At, BlockAt, Bytes, ClusterStatus, Entry, Expect, Failure, FaultChange, Health, Listing,
+    MemberStatus, NodeTally, Operation, Outcome, Phase, Query, Refusal, Request, Response, Status, Step,
+    Trace, Want, genesis::Protocol,
 };
 use common::bftctl;
 use serde_json::{Value, json};
@@ -77,26 +77,26 @@ impl State {
                 trace: self.trace.clone().map(Box::new),
             },
             Request::Query { query: Query::Get { key }, .. } => {
-                Response::Found { entry: self.entries.get(&key).cloned(), at }
+                Response::Answered { answer: Answer::Entry(self.entries.get(&key).cloned()), at }
             }
-            Request::Query { query: Query::Count { prefix }, .. } => {
-                let count = self.entries.keys().filter(|key| key.starts_with(&prefix)).count() as u64;
-                Response::Counted { count, at }
-            }
-            Request::Query { query: Query::List { prefix, start_after, limit, keys_only }, .. } => {
-                let after = |key: &Bytes| start_after.as_ref().is_none_or(|after| key > after);
-                let mut all: Vec<_> = self
-                    .entries
-                    .iter()
-                    .filter(|(key, _)| key.starts_with(&prefix) && after(key))
-                    .map(|(key, entry)| (key.clone(), entry.clone()))
-                    .collect();
-                let more = all.len() as u64 > limit;
-                all.truncate(limit as usize);
-                if keys_only {
-                    all.iter_mut().for_each(|(_, entry)| entry.value = Bytes::new());
+            Request::Query { query: Query::Range(range), .. } => {
+                let is_in = |(key, _): &(&Bytes, &Entry)| range.keys.contains(key);
+                let of = |(key, entry): (&Bytes, &Entry)| (key.clone(), entry.clone());
+                let mut entries: Vec<_> = self.entries.iter().filter(is_in).map(of).collect();
+                let count = range.count.then_some(entries.len() as u64);
+                let more = range.limit > 0 && entries.len() as u64 > range.limit;
+                if more {
+                    entries.truncate(range.limit as usize);
                 }
-                Response::Listed { listing: Listing { entries: all, more }, at }
+                match range.want {
+                    Want::Entries => {}
+                    Want::Keys => entries.iter_mut().for_each(|(_, entry)| entry.value = Bytes::new()),
+                    Want::Count => entries.clear(),
+                }
+                Response::Answered { answer: Answer::Listing(Listing { entries, more, count }), at }
+            }
+            Request::Query { query: Query::History { .. } | Query::Events(_), .. } => {
+                Response::Failed(Failure::Internal("the test's daemon keeps no history".to_owned()))
             }
             Request::Status => Response::Status(Box::new(self.status())),
             Request::Evidence => Response::Evidence(vec![]),
@@ -108,7 +108,7 @@ impl State {
     fn execute(&mut self, operation: Operation) -> Outcome {
         let revision = self.revision + 1;
         match operation {
-            Operation::Put { key, value, expect } => {
+            Operation::Put { key, value, expect, .. } => {
                 let found = self.entries.get(&key).map_or(0, |entry| entry.mod_revision);
                 let holds = match expect {
                     Expect::Anything => true,
@@ -118,7 +118,8 @@ impl State {
                 if !holds {
                     return Outcome::Mismatch { revision: self.revision, found };
                 }
-                let entry = Entry { value, create_revision: revision, mod_revision: revision, version: 1 };
+                let entry =
+                    Entry { value, create_revision: revision, mod_revision: revision, version: 1, lease: 0 };
                 self.entries.insert(key, entry);
                 self.revision = revision;
                 Outcome::Put { revision }
@@ -128,7 +129,7 @@ impl State {
                 Outcome::Deleted { revision, keys }
             }
             // Real daemons execute them, in tests of their own.
-            Operation::Transaction(_) => Outcome::Refused(Refusal::Malformed),
+            Operation::Transaction(_) | Operation::Compact { .. } => Outcome::Refused(Refusal::Malformed),
             Operation::SetProtocol { protocol } => {
                 self.protocol = protocol;
                 Outcome::ProtocolSet { revision: self.revision, protocol }
@@ -430,7 +431,7 @@ fn a_trace_says_what_was_not_seen_and_a_put_needs_none() {
 fn a_listing_goes_beyond_one_page() {
     let daemon = Daemon::start();
     daemon.set(|state| {
-        let entry = Entry { value: Bytes::new(), create_revision: 1, mod_revision: 1, version: 1 };
+        let entry = Entry { value: Bytes::new(), create_revision: 1, mod_revision: 1, version: 1, lease: 0 };
         state.entries = (0..2500).map(|key| (format!("{key:05}").into(), entry.clone())).collect();
     });
     let all = daemon.run(&["ls"]).ok();
@@ -558,7 +559,7 @@ fn status_tells_by_its_exit_code() {
 fn a_reader_that_has_seen_enough_is_no_error() {
     let daemon = Daemon::start();
     daemon.set(|state| {
-        let entry = Entry { value: Bytes::new(), create_revision: 1, mod_revision: 1, version: 1 };
+        let entry = Entry { value: Bytes::new(), create_revision: 1, mod_revision: 1, version: 1, lease: 0 };
         // More than a pipe holds.
         state.entries = (0..5000).map(|key| (format!("{key:0200}").into(), entry.clone())).collect();
     });

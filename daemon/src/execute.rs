@@ -35,6 +35,8 @@ pub type Numbered = (Incarnation, BatchNumber);
 
 type Clients = Arc<Mutex<BTreeMap<Numbered, Waiting>>>;
 
+/// How many blocks are executed at once: what all their requests are answered is in memory then.
+const AT_ONCE: usize = 8;
 /// How often an idle thread looks whether the state should be made durable.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -158,7 +160,7 @@ impl Worker {
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => return self.store.close(),
             }
-            waiting.extend(self.blocks.try_iter());
+            waiting.extend(self.blocks.try_iter().take(AT_ONCE - 1));
             match self.store.execute(&waiting) {
                 Ok(outcomes) => {
                     for (block, outcome) in waiting.drain(..).zip(outcomes) {

@@ -50,7 +50,7 @@ use crate::{
 };
 
 /// How many blocks are executed at once while catching up with the own log.
-const REPLAYED_AT_ONCE: usize = 64;
+const REPLAYED_AT_ONCE: usize = 8;
 /// In the data directory of a member that must not go on: why. Whoever starts it, systemd for example, does not know.
 const HALTED_FILE: &str = "halted.txt";
 /// How long a daemon whose replica has halted stays, so that what it has to say leaves a busy host.

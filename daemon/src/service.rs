@@ -21,7 +21,7 @@ use bftd_core::{
     crypto::PublicKey,
     evidence::Evidence,
     ids::MemberId,
-    kv::{Answer, Operation, Query, Refusal},
+    kv::{Operation, Query, Refusal},
     membership::{Genesis, Member, Membership},
     replica,
 };
@@ -169,9 +169,7 @@ impl NodeService {
             age_ms: now_ms().saturating_sub(self.executed_ms.load(Ordering::Relaxed)),
         };
         match found.answers.into_iter().next() {
-            Some(Answer::Entry(entry)) => Ok(Response::Found { entry, at }),
-            Some(Answer::Listing(listing)) => Ok(Response::Listed { listing, at }),
-            Some(Answer::Count(count)) => Ok(Response::Counted { count, at }),
+            Some(answer) => Ok(Response::Answered { answer, at }),
             None => Err(Failure::Internal("the state gave no answer".to_owned())),
         }
     }

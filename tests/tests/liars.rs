@@ -165,7 +165,7 @@ async fn two_different_liars_of_seven_harm_nobody() {
 
 /// A write through a node, traced, and what every trace must show.
 async fn traced(cluster: &Cluster, asked: u8) -> Trace {
-    let put = Operation::Put { key: "traced".into(), value: "1".into(), expect: Expect::Anything };
+    let put = Operation::put("traced".into(), "1".into());
     let before = cluster.status(asked).await.unwrap();
     let (changed, trace) = cluster.client(asked).await.unwrap().execute_traced(put).await.unwrap();
     let after = cluster.status(asked).await.unwrap();

@@ -24,7 +24,8 @@ async fn add_one(cluster: &Cluster, id: u8) -> u32 {
             property: Property::ModRevision(revision),
             relation: Relation::Equal,
         };
-        let put = Step::Put { key: COUNTER.into(), value: (count + 1).to_string().into() };
+        let value = (count + 1).to_string().into();
+        let put = Step::Put { key: COUNTER.into(), value, lease: 0 };
         let add = Transaction {
             parts: vec![Part { compare: vec![unchanged], then: vec![put], otherwise: vec![] }],
         };

@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use bftd_core::kv::{Entry, Expect, Listing, Operation, Outcome, Query, Taken, Transaction};
+use bftd_core::kv::{
+    Answer, Changes, CompactUntil, Entry, Expect, Listing, Operation, Outcome, Query, Range, Span, Taken,
+    Transaction,
+};
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::AsyncWriteExt,
@@ -96,7 +99,8 @@ impl Changed {
             | Outcome::Deleted { revision, .. }
             | Outcome::Mismatch { revision, .. }
             | Outcome::ProtocolSet { revision, .. }
-            | Outcome::Transaction { revision, .. } => revision,
+            | Outcome::Transaction { revision, .. }
+            | Outcome::Compacted { revision, .. } => revision,
             Outcome::Refused(_) => 0,
         }
     }
@@ -331,7 +335,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn put(&self, key: Bytes, value: Bytes, expect: Expect) -> Result<Changed, Error> {
-        self.execute(Operation::Put { key, value, expect }).await
+        self.execute(Operation::Put { key, value, expect, lease: 0 }).await
     }
 
     /// Deletes a key.
@@ -367,30 +371,70 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn get(&self, key: Bytes, consistency: Consistency) -> Result<(Option<Entry>, At), Error> {
-        match self.call(Request::Query { query: Query::Get { key }, consistency }).await? {
-            Response::Found { entry, at } => Ok((entry, at)),
-            other => Err(unexpected(other)),
+        match self.query(Query::Get { key }, consistency).await? {
+            (Answer::Entry(entry), at) => Ok((entry, at)),
+            _ => Err(another_question()),
         }
     }
 
-    /// Lists keys; see [`Query::List`].
+    /// Reads keys: now or as of a revision, filtered, sorted, limited.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Refusal::Compacted`] and [`Refusal::FutureRevision`] where the revision can't be read.
+    pub async fn range(&self, range: Range, consistency: Consistency) -> Result<(Listing, At), Error> {
+        match self.query(Query::Range(range), consistency).await? {
+            (Answer::Listing(listing), at) => Ok((listing, at)),
+            _ => Err(another_question()),
+        }
+    }
+
+    /// Counts keys.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn list(&self, query: Query, consistency: Consistency) -> Result<(Listing, At), Error> {
+    pub async fn count(&self, keys: Span, consistency: Consistency) -> Result<(u64, At), Error> {
+        let (listing, at) = self.range(Range::count_of(keys), consistency).await?;
+        Ok((listing.count.unwrap_or_default(), at))
+    }
+
+    /// How a key changed, the newest change first: before a revision, if that is not 0, and at most `limit` changes, if that is not 0.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn history(
+        &self,
+        key: Bytes,
+        (before, limit): (u64, u64),
+        consistency: Consistency,
+    ) -> Result<(Changes, At), Error> {
+        match self.query(Query::History { key, before, limit }, consistency).await? {
+            (Answer::Changes(changes), at) => Ok((changes, at)),
+            _ => Err(another_question()),
+        }
+    }
+
+    /// Forgets what keys were before a revision, and says which one is the oldest that can be read now.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Refusal::Compacted`] where it was forgotten before, [`Refusal::FutureRevision`].
+    pub async fn compact(&self, until: CompactUntil) -> Result<(u64, Changed), Error> {
+        let changed = self.execute(Operation::Compact { until }).await?;
+        match changed.outcome {
+            Outcome::Compacted { compacted, .. } => Ok((compacted, changed)),
+            _ => Err(another_question()),
+        }
+    }
+
+    /// Asks the state, whatever it is.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn query(&self, query: Query, consistency: Consistency) -> Result<(Answer, At), Error> {
         match self.call(Request::Query { query, consistency }).await? {
-            Response::Listed { listing, at } => Ok((listing, at)),
-            other => Err(unexpected(other)),
-        }
-    }
-
-    /// Counts the keys that begin with `prefix`.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn count(&self, prefix: Bytes, consistency: Consistency) -> Result<(u64, At), Error> {
-        match self.call(Request::Query { query: Query::Count { prefix }, consistency }).await? {
-            Response::Counted { count, at } => Ok((count, at)),
+            Response::Answered { answer: Answer::Refused(refusal), .. } => {
+                Err(Failure::Refused(refusal).into())
+            }
+            Response::Answered { answer, at } => Ok((answer, at)),
             other => Err(unexpected(other)),
         }
     }
@@ -475,17 +519,16 @@ fn weight(request: &Request) -> u32 {
         | Request::Traced(Operation::Put { key, value, .. }) => key.len().saturating_add(value.len()),
         Request::Execute(Operation::Delete { key: bytes } | Operation::DeletePrefix { prefix: bytes })
         | Request::Traced(Operation::Delete { key: bytes } | Operation::DeletePrefix { prefix: bytes })
-        | Request::Query { query: Query::Get { key: bytes } | Query::Count { prefix: bytes }, .. } => {
+        | Request::Query { query: Query::Get { key: bytes } | Query::History { key: bytes, .. }, .. } => {
             bytes.len()
         }
-        Request::Query { query: Query::List { prefix, start_after, .. }, .. } => {
-            prefix.len().saturating_add(start_after.as_ref().map_or(0, Bytes::len))
-        }
+        Request::Query { query: Query::Range(range), .. } => range.keys.size(),
+        Request::Query { query: Query::Events(watched), .. } => watched.keys.size(),
         Request::Form(FormRequest::TakeGenesis { text }) => text.len(),
         Request::Execute(Operation::Transaction(transaction))
         | Request::Traced(Operation::Transaction(transaction)) => transaction.size(),
-        Request::Execute(Operation::SetProtocol { .. })
-        | Request::Traced(Operation::SetProtocol { .. })
+        Request::Execute(Operation::SetProtocol { .. } | Operation::Compact { .. })
+        | Request::Traced(Operation::SetProtocol { .. } | Operation::Compact { .. })
         | Request::Status
         | Request::Evidence
         | Request::Inject { .. }
@@ -506,8 +549,12 @@ fn not_executed(response: Response) -> Error {
 fn unexpected(response: Response) -> Error {
     match response {
         Response::Failed(failure) => failure.into(),
-        _ => Failure::Internal("the daemon answered another question".to_owned()).into(),
+        _ => another_question(),
     }
+}
+
+fn another_question() -> Error {
+    Failure::Internal("the daemon answered another question".to_owned()).into()
 }
 
 async fn read_replies(mut stream: OwnedReadHalf, mut buffer: BytesMut, shared: Arc<Shared>) {

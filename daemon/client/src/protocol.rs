@@ -6,7 +6,7 @@
 
 use bftd_core::{
     evidence::Evidence,
-    kv::{Entry, Listing, Operation, Outcome, Query, Refusal},
+    kv::{Answer, Operation, Outcome, Query, Refusal},
     membership::{Faults, Membership},
     protocol::Protocol,
 };
@@ -122,24 +122,10 @@ pub enum Response {
         /// The term of its block.
         term: u64,
     },
-    /// To a query for one key.
-    Found {
-        /// The entry, if the key exists.
-        entry: Option<Entry>,
-        /// The store's revision, and the index of the last executed block.
-        at: At,
-    },
-    /// To a query for a list.
-    Listed {
-        /// The keys.
-        listing: Listing,
-        /// What it was answered from.
-        at: At,
-    },
-    /// To a query for a number.
-    Counted {
-        /// How many keys.
-        count: u64,
+    /// To [`Request::Query`].
+    Answered {
+        /// What was found.
+        answer: Answer,
         /// What it was answered from.
         at: At,
     },

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bftd_core::{
     block::Batch,
     ids::{BatchNumber, Incarnation, Now, Term},
-    kv::{Expect, Operation},
+    kv::Operation,
     message::Message,
 };
 
@@ -36,7 +36,7 @@ impl JunkBatches {
 
     fn batch(&mut self, incarnation: u64, number: u64) -> Message {
         let value = self.chance.below(1000).to_string().into();
-        let put = Operation::Put { key: "key0".into(), value, expect: Expect::Anything };
+        let put = Operation::put("key0".into(), value);
         let Liar { me, members, signer, .. } = &self.liar;
         let (incarnation, number) = (Incarnation(incarnation), BatchNumber(number));
         let requests = vec![put.encode()];

@@ -16,7 +16,7 @@ use bftd_core::{
     certificate::Certificate,
     durable::{Durable, Record},
     ids::{Index, MemberId, Now},
-    kv::{Expect, MemoryTables, Operation, StateMachine},
+    kv::{MemoryTables, Operation, StateMachine},
     limits::FETCH_BLOCKS,
     message::{Blocks, Message},
     replica::{Input, Output, Replica, Setup, To},
@@ -131,7 +131,7 @@ impl Adversary for Twin {
         if may_submit && wants && self.requests < REQUESTS {
             self.requests += 1;
             let value = format!("twin{}", self.requests).into();
-            let put = Operation::Put { key: "key0".into(), value, expect: Expect::Anything };
+            let put = Operation::put("key0".into(), value);
             parcels.extend(self.step(Input::Submit(vec![put.encode()])));
         }
         parcels

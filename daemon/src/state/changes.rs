@@ -6,7 +6,7 @@ use std::{
     ops::{Bound, ControlFlow},
 };
 
-use bftd_core::kv::{ReadTables, Table, WriteTables};
+use bftd_core::kv::{ReadTables, Span, Table, WriteTables};
 use bytes::Bytes;
 
 /// What keys have been set to, or that they were removed.
@@ -41,16 +41,14 @@ impl Borrow<[u8]> for Key {
 /// Changes to tables, in order. Bounded by whoever gathers them, by [`Changes::len`] and [`Changes::bytes`].
 #[derive(Clone, Debug, Default)]
 pub(super) struct Changes {
-    keys: Changed,
-    buckets: Changed,
-    meta: Changed,
+    tables: [Changed; Table::ALL.len()],
     bytes: usize,
 }
 
 impl Changes {
     /// How many keys of the store have changed.
     pub(super) fn len(&self) -> usize {
-        self.keys.len()
+        self.table(Table::Keys).len()
     }
 
     /// How many bytes of keys and values there are.
@@ -61,9 +59,7 @@ impl Changes {
     /// Adds later changes.
     pub(super) fn append(&mut self, later: Self) {
         self.bytes += later.bytes;
-        let tables =
-            [(&mut self.keys, later.keys), (&mut self.buckets, later.buckets), (&mut self.meta, later.meta)];
-        for (table, later) in tables {
+        for (table, later) in self.tables.iter_mut().zip(later.tables) {
             if table.is_empty() {
                 *table = later;
                 continue;
@@ -76,7 +72,7 @@ impl Changes {
 
     /// Writes all changes, in order.
     pub(super) fn write_to<T: WriteTables>(&self, tables: &mut T) -> Result<(), T::Error> {
-        for table in [Table::Keys, Table::Buckets, Table::Meta] {
+        for table in Table::ALL {
             for (key, value) in self.table(table) {
                 match value {
                     Some(value) => tables.put(table, &key.bytes, value)?,
@@ -87,38 +83,46 @@ impl Changes {
         Ok(())
     }
 
-    /// Copies the change of one key of the store to `to`.
-    pub(super) fn copy_key(&self, key: &Bytes, to: &mut Self) {
-        let key = Key::from(key.clone());
-        if let Some(change) = self.keys.get(&key) {
-            to.keys.insert(key, change.clone());
+    /// Copies what is changed of some keys in a table to `to`.
+    pub(super) fn copy(&self, table: Table, keys: &Span<&[u8]>, to: &mut Self) {
+        let (from, to) = (self.table(table), to.table_mut(table));
+        if let Span::Key(key) = keys {
+            to.extend(from.get_key_value(*key).map(|(key, change)| (key.clone(), change.clone())));
+            return;
         }
-    }
-
-    /// Copies the changes of keys of the store that begin with a prefix to `to`.
-    pub(super) fn copy_prefix(&self, prefix: &Bytes, to: &mut Self) {
-        let range = self.keys.range(Key::from(prefix.clone())..);
-        let range = range.take_while(|(key, _)| key.bytes.starts_with(prefix));
-        to.keys.extend(range.map(|(key, change)| (key.clone(), change.clone())));
+        let range = from.range::<[u8], _>((Bound::Included(keys.first()), Bound::Unbounded));
+        let range = range.take_while(|(key, _)| keys.reaches(&key.bytes));
+        to.extend(range.map(|(key, change)| (key.clone(), change.clone())));
     }
 
     fn table(&self, table: Table) -> &Changed {
+        let [keys, buckets, meta, history, deleted, held] = &self.tables;
         match table {
-            Table::Keys => &self.keys,
-            Table::Buckets => &self.buckets,
-            Table::Meta => &self.meta,
+            Table::Keys => keys,
+            Table::Buckets => buckets,
+            Table::Meta => meta,
+            Table::History => history,
+            Table::Deleted => deleted,
+            Table::Held => held,
+        }
+    }
+
+    fn table_mut(&mut self, table: Table) -> &mut Changed {
+        let [keys, buckets, meta, history, deleted, held] = &mut self.tables;
+        match table {
+            Table::Keys => keys,
+            Table::Buckets => buckets,
+            Table::Meta => meta,
+            Table::History => history,
+            Table::Deleted => deleted,
+            Table::Held => held,
         }
     }
 
     fn set(&mut self, table: Table, key: &[u8], change: Option<&[u8]>) {
         self.bytes += key.len() + change.map_or(0, <[u8]>::len);
         let (key, change) = (Bytes::copy_from_slice(key).into(), change.map(Bytes::copy_from_slice));
-        let table = match table {
-            Table::Keys => &mut self.keys,
-            Table::Buckets => &mut self.buckets,
-            Table::Meta => &mut self.meta,
-        };
-        self.bytes -= insert(table, key, change);
+        self.bytes -= insert(self.table_mut(table), key, change);
     }
 }
 

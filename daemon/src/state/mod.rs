@@ -49,6 +49,10 @@ pub const MAX_BYTES: usize = 16 << 20;
 pub const MAX_BLOCKS: usize = 16_384;
 /// How long after the last checkpoint another is made, if blocks have been executed.
 pub const MAX_AGE: Duration = Duration::from_secs(5);
+/// How many rows of the history are trimmed after some blocks are executed, if so many are compacted.
+const TRIMMED_WITH_BLOCKS: usize = 4;
+/// How many are trimmed at once while there is nothing to execute.
+const TRIMMED_WHEN_IDLE: usize = 256;
 /// What redb keeps in memory, in bytes; at most half of it are pages not written yet.
 const CACHE: usize = 16 << 20;
 
@@ -56,6 +60,10 @@ const CACHE: usize = 16 << 20;
 const ABOUT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("about");
 /// In [`ABOUT`]: the id of the cluster.
 const CLUSTER: &str = "cluster";
+/// In [`ABOUT`]: how the tables are written. The first files don't say it.
+const FORMAT: &str = "format";
+/// The format that is read and written here.
+const THIS_FORMAT: u8 = 2;
 
 /// Why the state can't be opened, read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +84,18 @@ pub enum StateError {
         found: ClusterId,
         /// Whose it should be.
         expected: ClusterId,
+    },
+    /// Another version of the program wrote the state.
+    #[error(
+        "the state in {} is of format {found}, this bftd reads and writes format {THIS_FORMAT}: take the version that wrote it, \
+         or remove {FILE_NAME} there, and the state is made anew from the log",
+        .directory.display()
+    )]
+    OtherFormat {
+        /// The directory.
+        directory: PathBuf,
+        /// The file's format.
+        found: u8,
     },
     /// The disk or redb failed.
     #[error("the state store failed: {0}")]
@@ -188,6 +208,7 @@ impl StateStore {
     pub fn execute(&mut self, blocks: &[Arc<Block>]) -> Result<Vec<BlockOutcome>, StateError> {
         self.guard(|store| {
             let outcomes = store.shared.execute(&mut store.machine, blocks)?;
+            store.trim(TRIMMED_WITH_BLOCKS)?;
             store.blocks += blocks.len();
             store.is_changed |= !blocks.is_empty();
             store.start_checkpoint_if_due()?;
@@ -207,7 +228,10 @@ impl StateStore {
     /// # Errors
     /// The disk's: they poison the store.
     pub fn tick(&mut self) -> Result<(), StateError> {
-        self.guard(Self::start_checkpoint_if_due)
+        self.guard(|store| {
+            store.trim(TRIMMED_WHEN_IDLE)?;
+            store.start_checkpoint_if_due()
+        })
     }
 
     /// Makes durable what has been executed. Costs nothing where it already is.
@@ -216,7 +240,7 @@ impl StateStore {
     /// The disk's: they poison the store.
     pub fn sync(&mut self) -> Result<(), StateError> {
         self.guard(|store| {
-            if store.blocks > 0 {
+            if store.blocks > 0 || store.shared.changed().1 > 0 {
                 store.start_checkpoint()?;
             }
             store.finish_checkpoint()
@@ -259,10 +283,21 @@ impl StateStore {
         result
     }
 
+    /// Trims so many rows of the history, if so many are compacted.
+    fn trim(&mut self, rows: usize) -> Result<(), StateError> {
+        if self.machine.is_trimmed() {
+            return Ok(());
+        }
+        self.shared.trim(&mut self.machine, rows)?;
+        self.is_changed = true;
+        Ok(())
+    }
+
     fn start_checkpoint_if_due(&mut self) -> Result<(), StateError> {
         let (keys, bytes) = self.shared.changed();
         let full = keys >= MAX_KEYS || bytes >= MAX_BYTES || self.blocks >= MAX_BLOCKS;
-        let old = self.blocks > 0 && self.checkpoint.elapsed() >= MAX_AGE;
+        let has_changes = self.blocks > 0 || keys + bytes > 0;
+        let old = has_changes && self.checkpoint.elapsed() >= MAX_AGE;
         let held = self.head().executed.index > self.limit;
         if (full || old) && !held { self.start_checkpoint() } else { Ok(()) }
     }
@@ -318,9 +353,16 @@ fn claim(transaction: &WriteTransaction, directory: &Path, expected: ClusterId) 
     match found {
         None => {
             about.insert(CLUSTER, expected.0.0.as_slice()).map_err(StateError::storage)?;
+            about.insert(FORMAT, [THIS_FORMAT].as_slice()).map_err(StateError::storage)?;
             Ok(())
         }
-        Some(Ok(found)) if found == expected => Ok(()),
+        Some(Ok(found)) if found == expected => {
+            let format = about.get(FORMAT).map_err(StateError::storage)?;
+            match format.map_or(1, |format| format.value().first().copied().unwrap_or_default()) {
+                THIS_FORMAT => Ok(()),
+                found => Err(StateError::OtherFormat { directory: directory.to_owned(), found }),
+            }
+        }
         Some(Ok(found)) => Err(StateError::OtherCluster { directory: directory.to_owned(), found, expected }),
         Some(Err(_)) => Err(kv::Error::Damaged("the record of the cluster's id").into()),
     }

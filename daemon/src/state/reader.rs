@@ -11,10 +11,10 @@ use std::sync::{
 
 use bftd_core::{
     block::Block,
-    kv::{self, Answer, BlockOutcome, Entry, Head, Query, StateMachine},
+    kv::{self, Answer, BlockOutcome, Entry, Head, Query, Span, StateMachine, Table},
 };
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase};
+use redb::{Database, ReadableDatabase, StorageError};
 
 use super::{
     StateError, begin,
@@ -104,6 +104,24 @@ impl Shared {
         Ok(outcomes)
     }
 
+    /// Trims rows of the history that nobody can read any more, at most so many; says whether there may be more. For the writer only.
+    pub(super) fn trim(&self, machine: &mut StateMachine, rows: usize) -> Result<bool, StateError> {
+        let (is_left, changes) = self.read(|current| {
+            current.change(|tables| {
+                let mut is_left = true;
+                for _ in 0..rows {
+                    is_left = machine.trim(tables)?;
+                    if !is_left {
+                        break;
+                    }
+                }
+                Ok::<_, kv::Error<StorageError>>(is_left)
+            })
+        })?;
+        self.write(|current| current.changes.append(changes));
+        Ok(is_left)
+    }
+
     /// Sets all changes apart for a checkpoint. For the writer only, while no other checkpoint runs.
     pub(super) fn freeze(&self, machine: &mut StateMachine) -> Result<(), StateError> {
         let ((), changes) = self.read(|current| current.change(|tables| machine.save_recent(tables)))?;
@@ -160,14 +178,14 @@ impl Shared {
         f(&mut self.current.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The state now, with those changes that `copy` takes.
-    fn view(&self, copy: impl Fn(&Changes, &mut Changes)) -> Result<View, StateError> {
+    /// The state now, with those of the newest changes that `copy` takes.
+    fn view(&self, copy: impl Fn(&Head, &Changes, &mut Changes)) -> Result<View, StateError> {
         self.check()?;
         Ok(self.read(|current| {
             let mut changes = Changes::default();
-            copy(&current.frozen, &mut changes);
-            copy(&current.changes, &mut changes);
-            View { base: Arc::clone(&current.base), changes, head: current.head }
+            copy(&current.head, &current.changes, &mut changes);
+            let (base, frozen) = (Arc::clone(&current.base), Arc::clone(&current.frozen));
+            View { base, frozen, changes, head: current.head }
         }))
     }
 }
@@ -181,13 +199,36 @@ fn read_only(database: &Database) -> Result<Arc<ReadOnlyTables>, StateError> {
 /// A state, as far as some queries need it.
 struct View {
     base: Arc<ReadOnlyTables>,
+    frozen: Arc<Changes>,
     changes: Changes,
     head: Head,
 }
 
 impl View {
-    fn tables(&self) -> Layered<&ReadOnlyTables, &Changes> {
-        Layered { base: &self.base, changes: &self.changes }
+    fn tables(&self) -> Layered<Layered<&ReadOnlyTables, &Changes>, &Changes> {
+        let base = Layered { base: &*self.base, changes: &*self.frozen };
+        Layered { base, changes: &self.changes }
+    }
+}
+
+/// All rows of a table.
+const ALL: Span<&[u8]> = Span::Prefix(&[]);
+
+/// Copies the changes that concern a query: of the keys that it names; and where it reads the history, which may lead it anywhere,
+/// all of that.
+fn copy_for(query: &Query, head: &Head, changes: &Changes, copy: &mut Changes) {
+    if let Query::Events(watched) = query
+        && !watched.with_previous
+    {
+        let from = watched.from.revision.to_be_bytes();
+        return changes.copy(Table::History, &Span::From(&from), copy);
+    }
+    let keys = query.keys().unwrap_or(ALL);
+    changes.copy(Table::Keys, &keys, copy);
+    if query.reads_history(head.revision) {
+        changes.copy(Table::Deleted, &keys, copy);
+        changes.copy(Table::Held, &keys, copy);
+        changes.copy(Table::History, &ALL, copy);
     }
 }
 
@@ -225,7 +266,7 @@ impl StateReader {
     /// # Errors
     /// The store's.
     pub fn get(&self, key: &Bytes) -> Result<Option<Entry>, StateError> {
-        let view = self.0.view(|changes, copy| changes.copy_key(key, copy))?;
+        let view = self.0.view(|_, changes, copy| changes.copy(Table::Keys, &Span::Key(key), copy))?;
         Ok(kv::get(&view.tables(), key)?)
     }
 
@@ -234,16 +275,11 @@ impl StateReader {
     /// # Errors
     /// The store's.
     pub fn query_many(&self, queries: &[Query]) -> Result<Answers, StateError> {
-        let view = self.0.view(|changes, copy| {
-            for query in queries {
-                match query {
-                    Query::Get { key } => changes.copy_key(key, copy),
-                    Query::List { prefix, .. } | Query::Count { prefix } => changes.copy_prefix(prefix, copy),
-                }
-            }
+        let view = self.0.view(|head, changes, copy| {
+            queries.iter().for_each(|query| copy_for(query, head, changes, copy));
         })?;
         let tables = view.tables();
-        let answers = queries.iter().map(|query| kv::query(&tables, query));
+        let answers = queries.iter().map(|query| kv::query(&tables, &view.head, query));
         let answers = answers.collect::<Result<_, _>>()?;
         Ok(Answers { head: view.head, answers })
     }
@@ -254,9 +290,11 @@ impl StateReader {
     /// # Errors
     /// [`StateError::Damaged`] where they differ, or the store's.
     pub fn verify(&self) -> Result<Head, StateError> {
-        let view = self.0.view(|changes, copy| changes.copy_prefix(&Bytes::new(), copy))?;
+        let view = self.0.view(|_, changes, copy| {
+            Table::ALL.into_iter().for_each(|table| changes.copy(table, &ALL, copy));
+        })?;
         let head = view.head;
-        let found = kv::recompute(&view.tables(), head.revision)?;
+        let found = kv::recompute(&view.tables(), &head)?;
         if found != head.state {
             return Err(StateError::Damaged { index: head.executed.index, expected: head.state, found });
         }

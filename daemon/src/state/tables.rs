@@ -26,6 +26,9 @@ const KEYS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("keys");
 const RUNS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("runs");
 const BUCKETS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("buckets");
 const META: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("meta");
+const HISTORY: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("history");
+const DELETED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("deleted");
+const HELD: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("held");
 
 /// With fewer keys no run is begun: a checkpoint has several changes for a page.
 const MIN_KEYS: u64 = if cfg!(test) { 50 } else { 1 << 17 };
@@ -47,6 +50,9 @@ pub(super) struct Tables<T> {
     runs: T,
     buckets: T,
     meta: T,
+    history: T,
+    deleted: T,
+    held: T,
     /// The numbers of the runs, the newest first.
     numbers: Vec<u32>,
 }
@@ -65,6 +71,7 @@ impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
     ) -> Result<Self, StateError> {
         let open = |definition| open(definition).map_err(StateError::storage);
         let (keys, runs, buckets, meta) = (open(KEYS)?, open(RUNS)?, open(BUCKETS)?, open(META)?);
+        let (history, deleted, held) = (open(HISTORY)?, open(DELETED)?, open(HELD)?);
         let mut numbers = Vec::new();
         let mut from = Some(0);
         while let Some(number) = from
@@ -74,7 +81,7 @@ impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
             from = found.checked_add(1);
         }
         numbers.reverse();
-        Ok(Self { keys, runs, buckets, meta, numbers })
+        Ok(Self { keys, runs, buckets, meta, history, deleted, held, numbers })
     }
 
     /// The table that holds it; that of keys without what the runs have.
@@ -83,6 +90,9 @@ impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
             Table::Keys => &self.keys,
             Table::Buckets => &self.buckets,
             Table::Meta => &self.meta,
+            Table::History => &self.history,
+            Table::Deleted => &self.deleted,
+            Table::Held => &self.held,
         }
     }
 
@@ -205,6 +215,9 @@ impl<'t> Tables<redb::Table<'t, Bytes, Bytes>> {
             Table::Keys => &mut self.keys,
             Table::Buckets => &mut self.buckets,
             Table::Meta => &mut self.meta,
+            Table::History => &mut self.history,
+            Table::Deleted => &mut self.deleted,
+            Table::Held => &mut self.held,
         }
     }
 }

@@ -23,7 +23,7 @@ const CLUSTER: ClusterId = ClusterId(Digest([1; 32]));
 const ROOT: BlockRef = BlockRef { term: Term(0), index: Index(0), digest: Digest([7; 32]) };
 
 fn put(key: impl Into<String>, value: impl Into<String>) -> Operation {
-    Operation::Put { key: key.into().into(), value: value.into().into(), expect: Expect::Anything }
+    Operation::put(key.into().into(), value.into().into())
 }
 
 /// A block of one unsigned batch: signatures are no business of the state.
@@ -312,17 +312,28 @@ fn answers_are_the_same_before_and_after_a_checkpoint() {
     let blocks = chain(300, 6);
     let mut store = Disk::default().open();
     let reader = store.reader();
-    let list = |prefix: &'static str, start_after: Option<&'static str>, limit| Query::List {
-        prefix: prefix.into(),
-        start_after: start_after.map(Bytes::from),
-        limit,
-        keys_only: false,
+    let list = |prefix: &'static str, start_after: Option<&'static str>, limit| {
+        let keys = match start_after {
+            Some(after) => Span::prefix_after(prefix.as_bytes(), after.as_bytes()),
+            None => Span::Prefix(prefix.into()),
+        };
+        Query::Range(Range { limit, ..Range::of(keys) })
+    };
+    let watched = Watched {
+        keys: Span::Prefix("k".into()),
+        from: Position::start_of(1),
+        with_previous: true,
+        kinds: Kinds::All,
     };
     let queries = [
         list("", None, 1000),
         list("k1", None, 7),
         list("k1", Some("k11"), 7),
-        Query::Count { prefix: "k".into() },
+        Query::Range(Range::count_of(Span::Prefix("k".into()))),
+        Query::Range(Range { revision: 40, ..Range::of(Span::Prefix("".into())) }),
+        Query::History { key: "k17".into(), before: 0, limit: 0 },
+        Query::Events(Watched { with_previous: false, ..watched.clone() }),
+        Query::Events(watched),
         Query::Get { key: "k17".into() },
         Query::Get { key: "nothing".into() },
     ];

@@ -4,7 +4,7 @@
 //!   handshake's signature proves that the other side holds the key.
 //! - A dialler must hold the key of a member, other than this node's own.
 //! - A dialled server must hold the key of the very member that was dialled.
-//! - Another cluster, or another version of the protocol, fails before that, on ALPN: `bftd/1/` and the first 16
+//! - Another cluster, or another version of the protocol, fails before that, on ALPN: `bftd/2/` and the first 16
 //!   hexadecimal digits of the cluster's id.
 //! - While a cluster is being formed (`forming`, an ALPN of its own) there are no members yet: the daemon that gathers lets any
 //!   key in, and asks for a token; a joiner talks to the holder of the key that its token pins. A member speaks that protocol
@@ -59,7 +59,7 @@ pub(crate) const FORMING_ALPN: &[u8] = b"bftd-form/1";
 /// The protocol name that both sides of a connection must speak.
 pub(super) fn alpn(cluster: ClusterId) -> String {
     let id = cluster.to_string();
-    format!("bftd/1/{}", id.get(..16).unwrap_or(&id))
+    format!("bftd/2/{}", id.get(..16).unwrap_or(&id))
 }
 
 /// How this node answers those who dial it.

@@ -118,6 +118,8 @@ pub enum Error<E> {
 pub struct StateMachine {
     pub(super) head: Head,
     pub(super) history: History,
+    /// The compacted revision at which nothing was left to trim.
+    trimmed_for: u64,
     /// What the transactions of the member whose batch is being executed may still read in this block.
     pub(super) reads: Budget,
     /// What requests have set; none while the genesis says it. Not covered by the digest: it decides who is sent votes, which is
@@ -173,7 +175,9 @@ impl StateMachine {
             .transpose()?;
         let (recent, buffer) = (VecDeque::new(), Vec::new());
         let reads = allowance();
-        let mut machine = Self { head, history, reads, protocol, buckets, recent, unsaved: 0, buffer };
+        let trimmed_for = 0;
+        let mut machine =
+            Self { head, history, trimmed_for, reads, protocol, buckets, recent, unsaved: 0, buffer };
         machine.load_recent(tables)?;
         Ok(machine)
     }
@@ -225,14 +229,18 @@ impl StateMachine {
     /// # Errors
     /// The store's.
     pub fn trim<T: WriteTables>(&mut self, tables: &mut T) -> Result<bool, Error<T::Error>> {
-        if self.history.standing.trimmed >= self.head.compacted {
-            return Ok(false);
-        }
         let is_trimmed = trim(tables, &mut self.history.standing, self.head.compacted)?;
         if is_trimmed {
             self.history.standing.write(tables)?;
+        } else {
+            self.trimmed_for = self.head.compacted;
         }
         Ok(is_trimmed)
+    }
+
+    /// Whether there is surely nothing to trim.
+    pub fn is_trimmed(&self) -> bool {
+        self.trimmed_for >= self.head.compacted
     }
 
     /// Writes what [`StateMachine::execute`] keeps in memory and nothing else holds: the recent states.

@@ -71,6 +71,13 @@ pub enum Expect {
     Revision(u64),
 }
 
+impl<B> Operation<B> {
+    /// Stores a value, whatever the key is.
+    pub fn put(key: B, value: B) -> Self {
+        Self::Put { key, value, expect: Expect::Anything, lease: 0 }
+    }
+}
+
 impl<B: AsRef<[u8]>> Operation<B> {
     /// Checks the sizes, before anything is sent and again before it is executed.
     ///

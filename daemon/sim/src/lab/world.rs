@@ -19,7 +19,7 @@ use bftd_core::{
     block::Request,
     durable::Durable,
     ids::{MemberId, Now},
-    kv::{Expect, Operation},
+    kv::Operation,
     membership::Membership,
     replica::{Halt, Replica, Setup},
     verify::Verifier,
@@ -265,7 +265,7 @@ impl<'a> World<'a> {
         let Some(id) = self.machines.get(at).map(|machine| machine.id) else { return };
         let key = format!("lab/{number}").into();
         let value = vec![b'x'; self.experiment.value_size].into();
-        let request = Operation::Put { key, value, expect: Expect::Anything }.encode();
+        let request = Operation::put(key, value).encode();
         self.pending += 1;
         self.schedule_at(at_ns, Event::Request(id, number, request));
     }

@@ -74,7 +74,7 @@ impl Clients {
         self.executed = index;
         for request in block.batches().iter().flat_map(|batch| &batch.requests) {
             match postcard::from_bytes(request) {
-                Ok(Operation::Put { key, value, expect: Expect::Anything }) => {
+                Ok(Operation::Put { key, value, expect: Expect::Anything, lease: 0 }) => {
                     self.revision += 1;
                     self.history.entry(key).or_default().insert(self.revision, Some(value));
                 }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bftd_core::{
     block::Block,
     ids::MemberId,
-    kv::{Expect, Operation, Outcome},
+    kv::{Operation, Outcome},
     message::Message,
     protocol::Protocol,
     replica::{Input, Output, ReadTicket, Replica},
@@ -30,7 +30,7 @@ impl World<'_> {
     /// A client of this member writes a value of its own.
     pub(super) fn write_at(&mut self, id: MemberId, key: Bytes) -> Step {
         let value = Bytes::from((self.next_write + 1).to_string());
-        self.submit_at(id, &Operation::Put { key, value, expect: Expect::Anything })
+        self.submit_at(id, &Operation::put(key, value))
     }
 
     fn submit_at(&mut self, id: MemberId, operation: &Operation) -> Step {

@@ -20,7 +20,10 @@ impl Service for Prompt {
                     mod_revision: 1,
                     version: 1,
                 };
-                Response::Found { entry: Some(entry), at: At { revision: 1, index: 1, age_ms: 0 } }
+                Response::Answered {
+                    answer: Answer::Entry(Some(entry)),
+                    at: At { revision: 1, index: 1, age_ms: 0 },
+                }
             }
             _ => std::future::pending().await,
         }
@@ -86,7 +89,9 @@ async fn calls_are_read_while_answers_wait_to_be_taken() {
     let mut seen = vec![false; usize::try_from(count).unwrap()];
     for _ in 0..count {
         let reply: Reply = frame::read(&mut stream, &mut buffer).await.unwrap().unwrap();
-        let Response::Found { entry: Some(entry), .. } = reply.response else { panic!("{:?}", reply.id) };
+        let Response::Answered { answer: Answer::Entry(Some(entry)), .. } = reply.response else {
+            panic!("{:?}", reply.id)
+        };
         let at = usize::try_from(reply.id - 1).unwrap();
         assert_eq!(entry.value.len(), sizes[at / 1000]);
         assert!(!std::mem::replace(&mut seen[at], true), "answered twice");
@@ -126,7 +131,7 @@ async fn a_slow_client_is_served_to_the_end() {
     };
     assert!(before.elapsed() > limits.write * 2, "slower than the deadline for no progress");
     assert!(
-        matches!(reply.response, Response::Found { entry: Some(entry), .. } if entry.value.len() == 4 << 20)
+        matches!(reply.response, Response::Answered { answer: Answer::Entry(Some(entry)), .. } if entry.value.len() == 4 << 20)
     );
 }
 
@@ -137,8 +142,7 @@ async fn large_calls_under_way_pause_the_reading() {
     let (mut stream, _) = socket.stream().await;
     let sending = tokio::spawn(async move {
         for id in 1..=100 {
-            let operation =
-                Operation::Put { key: "k".into(), value: vec![0; VALUE].into(), expect: Expect::Anything };
+            let operation = Operation::put("k".into(), vec![0; VALUE].into());
             let mut frame = Vec::new();
             frame::write(&mut frame, &Call { id, request: Request::Execute(operation) }).unwrap();
             stream.write_all(&frame).await.unwrap();

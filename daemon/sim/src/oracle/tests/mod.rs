@@ -256,6 +256,7 @@ fn put(key: &str, value: &str) -> Bytes {
         key: Bytes::copy_from_slice(key.as_bytes()),
         value: Bytes::copy_from_slice(value.as_bytes()),
         expect: Expect::Anything,
+        lease: 0,
     };
     postcard::to_stdvec(&operation).unwrap().into()
 }
