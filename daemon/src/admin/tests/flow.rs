@@ -1,5 +1,7 @@
 //! Clients that send much, take little, or are quick.
 
+use bftd_core::kv::Answer;
+
 use super::*;
 
 /// Gets are answered at once with as many bytes as their key says; puts never.
@@ -19,6 +21,7 @@ impl Service for Prompt {
                     create_revision: 1,
                     mod_revision: 1,
                     version: 1,
+                    lease: 0,
                 };
                 Response::Answered {
                     answer: Answer::Entry(Some(entry)),
