@@ -40,6 +40,12 @@ pub const WATCHED_PROPOSALS: usize = 64;
 pub const EVIDENCE_RESENDS: u64 = 25;
 /// How many committed blocks are remembered by name, to notice that another one was made final in the place of one of them.
 pub const REMEMBERED_BLOCKS: usize = 256;
+/// How many leases there are at once.
+pub const MAX_LEASES: usize = 65_536;
+/// The shortest time to live of a lease, in milliseconds.
+pub const MIN_TTL_MS: u64 = 1_000;
+/// The longest, in milliseconds: ten years.
+pub const MAX_TTL_MS: u64 = 10 * 365 * 86_400_000;
 /// For how many indices the state digest is remembered, to compare it with a leader's.
 pub const REMEMBERED_STATES: usize = 256;
 

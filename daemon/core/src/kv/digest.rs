@@ -1,4 +1,4 @@
-//! The digest of the state: a Merkle tree over the contents of [`Table::Keys`], the ends of the history's chain, and the revision.
+//! The digest of the state: a Merkle tree over the contents of [`Table::Keys`] and [`Table::Leases`], the ends of the history's chain, and the revision.
 //!
 //! It covers contents alone: neither index nor term. Stores with the same keys, entries, history and revision have the same
 //! digest, however many empty or refused requests brought them there, so a snapshot can be checked against a
@@ -9,7 +9,8 @@
 //!   covers the hashes too, so that one bucket proves a key's absence as well as its presence.
 //! - The **tree** has four children a node and eight levels over the 65,536 buckets. An empty subtree is
 //!   [`Digest::ZERO`]; a node's hash covers its level.
-//! - The **state digest** covers the revision, the compacted one, both ends of the history's chain, and the tree's root.
+//! - A lease is an item, too, among those of keys.
+//! - The **state digest** covers the revision, the compacted one, the lease clock, both ends of the history's chain, and the tree's root.
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +20,9 @@ use std::{
 use super::{
     Error, Head, ReadTables, Table,
     buckets::Bucket,
-    entry::Stored,
+    entry::{Numbers, Stored},
     history::{Standing, recomputed},
+    lease::{clock_ms, each_digest},
 };
 use crate::crypto::{Digest, Domain};
 
@@ -68,15 +70,19 @@ pub(super) fn bucket_digest(packed: &[u8]) -> Digest {
 }
 
 /// The digest of a state.
-pub(super) fn state_digest(revision: u64, compacted: u64, standing: &Standing, root: Digest) -> Digest {
+pub(super) fn state_digest(
+    (revision, compacted, clock_ms): (u64, u64, u64),
+    standing: &Standing,
+    root: Digest,
+) -> Digest {
     let Standing { end, base, .. } = standing;
-    let numbers = [revision, compacted, end.bytes, base.bytes].map(u64::to_le_bytes);
+    let numbers = [revision, compacted, clock_ms, end.bytes, base.bytes].map(u64::to_le_bytes);
     Domain::State.digest(&[&[STATE_LEVEL], numbers.as_flattened(), &end.digest.0, &base.digest.0, &root.0])
 }
 
 /// The digest of the state before the first block: no keys, revision 1.
 pub fn empty_state() -> Digest {
-    state_digest(1, 0, &Standing::default(), Digest::ZERO)
+    state_digest((1, 0, 0), &Standing::default(), Digest::ZERO)
 }
 
 /// The digest of a state, from the contents of its tables and the revisions that `head` tells. Takes some 200 bytes of memory a
@@ -90,7 +96,7 @@ pub fn recompute<T: ReadTables>(tables: &T, head: &Head) -> Result<Digest, Error
         gather(tables)?.iter().map(|(number, bucket)| (*number, bucket_digest(bucket.packed()))).collect();
     tree.update(&changes);
     let standing = recomputed(tables, head.compacted)?;
-    Ok(state_digest(head.revision, head.compacted, &standing, tree.root()))
+    Ok(state_digest((head.revision, head.compacted, clock_ms(tables)?), &standing, tree.root()))
 }
 
 /// All buckets, made from [`Table::Keys`].
@@ -106,7 +112,13 @@ pub(super) fn gather<T: ReadTables>(tables: &T) -> Result<BTreeMap<u16, Bucket>,
         buckets.entry(bucket_of(&hash)).or_default().set(&hash, stored.numbers(), stored.digest(key));
         ControlFlow::Continue(())
     })?;
-    if damaged { Err(Error::Damaged("an entry")) } else { Ok(buckets) }
+    if damaged {
+        return Err(Error::Damaged("an entry"));
+    }
+    each_digest(tables, |hash, digest| {
+        buckets.entry(bucket_of(&hash)).or_default().set(&hash, Numbers::NONE, digest);
+    })?;
+    Ok(buckets)
 }
 
 /// The tree above the buckets, in memory: its upper half, and below each leaf of that a lower half, where there are

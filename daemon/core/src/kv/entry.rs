@@ -31,6 +31,12 @@ pub(super) struct Numbers {
     pub(super) is_leased: bool,
 }
 
+impl Numbers {
+    /// Those of what is no entry.
+    pub(super) const NONE: Self =
+        Self { create_revision: 0, mod_revision: 0, version: 0, size: 0, is_leased: false };
+}
+
 /// Encodes bytes at once, not one by one.
 pub(super) fn as_bytes<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_bytes(bytes)

@@ -24,14 +24,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     CompactUntil, Expect, MAX_READ, MAX_VISITED, Operation, Outcome, ReadTables, Refusal, Span, Table,
     WriteTables,
-    buckets::{Bucket, Buckets, Place},
+    buckets::{Bucket, Buckets},
     digest::{Tree, bucket_digest, empty_state, key_hash, state_digest},
-    entry::Stored,
-    history::{
-        Change, Event, History, deleted_at, first_row_after, last_revision_until, read_standing,
-        tombstone_digest, trim,
-    },
+    history::{History, first_row_after, last_revision_until, read_standing, trim},
+    lease::Leases,
     range::Budget,
+    writing::Writing,
 };
 use crate::{
     block::{Block, BlockRef, Request},
@@ -125,7 +123,8 @@ pub struct StateMachine {
     /// What requests have set; none while the genesis says it. Not covered by the digest: it decides who is sent votes, which is
     /// of no consequence for safety.
     protocol: Option<Protocol>,
-    buckets: Buckets,
+    pub(super) buckets: Buckets,
+    pub(super) leases: Leases,
     /// The last states, rising by index; at most [`REMEMBERED_STATES`].
     recent: VecDeque<(Index, Digest)>,
     /// How many of them, the newest, are not in the tables.
@@ -166,7 +165,9 @@ impl StateMachine {
         } else {
             Buckets::rebuild(tables)?
         };
-        if state_digest(head.revision, head.compacted, &history.standing, buckets.root()) != head.state {
+        let leases = Leases::open(tables)?;
+        let numbers = (head.revision, head.compacted, leases.now_ms());
+        if state_digest(numbers, &history.standing, buckets.root()) != head.state {
             return Err(Error::Damaged("the digest of the state"));
         }
         let protocol = tables
@@ -177,7 +178,7 @@ impl StateMachine {
         let reads = allowance();
         let trimmed_for = 0;
         let mut machine =
-            Self { head, history, trimmed_for, reads, protocol, buckets, recent, unsaved: 0, buffer };
+            Self { head, history, trimmed_for, reads, protocol, buckets, leases, recent, unsaved: 0, buffer };
         machine.load_recent(tables)?;
         Ok(machine)
     }
@@ -190,6 +191,12 @@ impl StateMachine {
     /// The protocol that a request has set last, if any has.
     pub fn protocol(&self) -> Option<Protocol> {
         self.protocol
+    }
+
+    /// When the next lease ends, in milliseconds since the Unix epoch by the clocks of leaders, if a block is executed then. A term
+    /// that ends before makes it later.
+    pub fn next_lease_end_ms(&self) -> Option<u64> {
+        self.leases.next_end_ms()
     }
 
     /// The states after the last indices, rising, the last executed one included: at most
@@ -219,6 +226,7 @@ impl StateMachine {
         let outcomes =
             blocks.iter().map(|block| self.execute_one(tables, block)).collect::<Result<_, _>>()?;
         self.history.standing.write(tables)?;
+        self.leases.write_clock(tables)?;
         let head = postcard::to_stdvec(&self.head).expect("encoding into a growing buffer succeeds");
         tables.put(Table::Meta, HEAD, &head)?;
         Ok(outcomes)
@@ -291,6 +299,7 @@ impl StateMachine {
         block: &Block,
     ) -> Result<BlockOutcome, Error<T::Error>> {
         self.history.time_ms = block.header().time_ms;
+        self.pass_time(tables, block.header())?;
         let mut allowances: BTreeMap<MemberId, Budget> = BTreeMap::new();
         let mut outcomes = Vec::with_capacity(block.batches().len());
         for batch in block.batches() {
@@ -302,8 +311,8 @@ impl StateMachine {
         }
         self.history.end_row(tables)?;
         self.head.executed = block.reference();
-        let root = self.buckets.root();
-        self.head.state = state_digest(self.head.revision, self.head.compacted, &self.history.standing, root);
+        let numbers = (self.head.revision, self.head.compacted, self.leases.now_ms());
+        self.head.state = state_digest(numbers, &self.history.standing, self.buckets.root());
         self.remember(self.head.executed.index, self.head.state);
         Ok(BlockOutcome { head: self.head, outcomes })
     }
@@ -329,6 +338,10 @@ impl StateMachine {
                 Ok(self.deleted(keys))
             }
             Operation::Compact { until } => self.compact(tables, until),
+            Operation::GrantLease { lease, ttl_ms } => self.grant_lease(tables, (lease, ttl_ms)),
+            Operation::KeepLease { lease } => self.keep_lease(tables, lease),
+            Operation::RevokeLease { lease } => self.revoke_lease(tables, lease),
+            Operation::Tick => Ok(Outcome::Ticked { revision: self.head.revision }),
             Operation::Transaction(transaction) => self.transact(tables, &transaction),
             Operation::SetProtocol { protocol } => {
                 let value = postcard::to_stdvec(&protocol).expect("encoding into a growing buffer succeeds");
@@ -357,8 +370,8 @@ impl StateMachine {
         if !holds {
             return Ok(Outcome::Mismatch { revision: self.head.revision, found });
         }
-        if lease != 0 {
-            return Ok(Outcome::Refused(Refusal::NoSuchLease { lease }));
+        if let Err(refusal) = self.leases.check(lease) {
+            return Ok(Outcome::Refused(refusal));
         }
         self.head.revision += 1;
         let revision = self.head.revision;
@@ -506,79 +519,6 @@ impl StateMachine {
 /// What the transactions that one member brings into a block may read.
 fn allowance() -> Budget {
     Budget::new(MAX_VISITED, MAX_READ)
-}
-
-/// What a change of a key writes to.
-struct Writing<'a, T> {
-    tables: &'a mut T,
-    history: &'a mut History,
-    buffer: &'a mut Vec<u8>,
-    compacted: u64,
-}
-
-impl<T: WriteTables> Writing<'_, T> {
-    /// Stores a value at a place.
-    fn put(
-        &mut self,
-        place: Place<'_>,
-        (key, value, lease): (&[u8], &[u8], u64),
-        revision: u64,
-    ) -> Result<(), Error<T::Error>> {
-        let old = place.numbers();
-        let previous = match old {
-            Some(old) => {
-                self.hold(key, old.mod_revision)?;
-                old.mod_revision
-            }
-            None => self.revive(key)?,
-        };
-        let (create_revision, version) =
-            old.map_or((revision, 1), |old| (old.create_revision, old.version + 1));
-        let stored = Stored { create_revision, mod_revision: revision, version, lease, value };
-        stored.encode(self.buffer);
-        self.tables.put(Table::Keys, key, self.buffer)?;
-        let (digest, replaced) = (stored.digest(key), place.digest());
-        let event = Event { revision, previous, key, change: Change::Put(stored) };
-        self.history.push(self.tables, &event, digest, replaced)?;
-        place.set(stored.numbers(), digest);
-        Ok(())
-    }
-
-    /// Deletes the key at a place, if it is there.
-    fn delete(&mut self, place: Place<'_>, key: &[u8], revision: u64) -> Result<bool, Error<T::Error>> {
-        let Some(old) = place.numbers() else { return Ok(false) };
-        self.hold(key, old.mod_revision)?;
-        let event = Event { revision, previous: old.mod_revision, key, change: Change::Delete };
-        self.history.push(self.tables, &event, tombstone_digest(key, revision), place.digest())?;
-        place.remove();
-        if !self.tables.remove(Table::Keys, key)? {
-            return Err(Error::Damaged("the list of keys"));
-        }
-        self.tables.put(Table::Deleted, key, &revision.to_be_bytes())?;
-        self.history.standing.tombstones += 1;
-        Ok(true)
-    }
-
-    /// Keeps the entry that is about to be replaced, where the history has no row for it any more.
-    fn hold(&mut self, key: &[u8], mod_revision: u64) -> Result<(), Error<T::Error>> {
-        if mod_revision > self.history.standing.trimmed {
-            return Ok(());
-        }
-        let entry = self.tables.read(Table::Keys, key, <[u8]>::to_vec)?;
-        let entry = entry.ok_or(Error::Damaged("the list of keys"))?;
-        Ok(self.tables.put(Table::Held, key, &entry)?)
-    }
-
-    /// Takes the tombstone off a key that comes back. Answers with its revision, if that can still be read.
-    fn revive(&mut self, key: &[u8]) -> Result<u64, Error<T::Error>> {
-        if self.history.standing.tombstones == 0 {
-            return Ok(0);
-        }
-        let Some(deleted) = deleted_at(self.tables, key)? else { return Ok(0) };
-        self.tables.remove(Table::Deleted, key)?;
-        self.history.standing.tombstones -= 1;
-        Ok(if deleted > self.compacted { deleted } else { 0 })
-    }
 }
 
 /// An index and the state after it.

@@ -6,6 +6,7 @@
 //! - [tables](ReadTables): the ordered tables that hold the state: in memory here, on disk in the daemon.
 //! - [machine](StateMachine): executes blocks, exactly once each, in the order of their indices.
 //! - [transaction](Transaction): comparisons, and one of two lists of steps.
+//! - [leases](LeaseStatus): keys that go when nobody keeps them.
 //! - `history`: what keys were, until that is compacted.
 //! - [digest](recompute): the digest of the state's contents, kept up to date change by change.
 //! - [query](query()): reads: [ranges](Range) now or as of a revision, and [events](Watched) for those who watch.
@@ -15,6 +16,7 @@ mod digest;
 mod entry;
 mod events;
 mod history;
+mod lease;
 mod machine;
 mod operation;
 mod query;
@@ -23,9 +25,11 @@ mod span;
 mod tables;
 mod transact;
 mod transaction;
+mod writing;
 
 pub use digest::{bucket_of, empty_state, entry_digest, key_hash, recompute};
 pub use events::{Event, Events, Kinds, Position, Watched};
+pub use lease::{LeaseStatus, MAX_ENDED_KEYS};
 pub use machine::{BlockOutcome, Error, Head, StateMachine, head};
 pub use operation::{CompactUntil, Entry, Expect, Operation, Outcome, Refusal};
 pub use query::{Answer, Changes, MAX_CHANGES, Query, get, query};

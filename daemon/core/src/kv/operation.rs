@@ -8,7 +8,7 @@ use super::{
     transaction::{MAX_STEPS, MAX_TRANSACTION, MAX_VISITED, Taken, Transaction},
 };
 use crate::{
-    limits::{MAX_KEY, MAX_VALUE},
+    limits::{MAX_KEY, MAX_LEASES, MAX_TTL_MS, MAX_VALUE, MIN_TTL_MS},
     protocol::Protocol,
 };
 
@@ -48,6 +48,25 @@ pub enum Operation<B = Bytes> {
         /// How far.
         until: CompactUntil,
     },
+    /// Makes a lease.
+    GrantLease {
+        /// Its id; 0 lets the cluster choose one.
+        lease: u64,
+        /// Its time to live, in milliseconds: [`MIN_TTL_MS`] to [`MAX_TTL_MS`].
+        ttl_ms: u64,
+    },
+    /// Keeps a lease for its time to live from now on.
+    KeepLease {
+        /// Its id.
+        lease: u64,
+    },
+    /// Ends a lease, and deletes the keys that hang on it.
+    RevokeLease {
+        /// Its id.
+        lease: u64,
+    },
+    /// Does nothing: with any block time passes, and leases end.
+    Tick,
 }
 
 /// How far the history is forgotten. What keys were as of that revision can still be read.
@@ -99,7 +118,14 @@ impl<B: AsRef<[u8]>> Operation<B> {
                 if is_known { Ok(()) } else { Err(Refusal::Protocol) }
             }
             Self::Transaction(transaction) => transaction.check(),
-            Self::Compact { .. } => Ok(()),
+            Self::GrantLease { ttl_ms, .. } if !(MIN_TTL_MS..=MAX_TTL_MS).contains(ttl_ms) => {
+                Err(Refusal::TimeToLive { ms: *ttl_ms })
+            }
+            Self::Compact { .. }
+            | Self::GrantLease { .. }
+            | Self::KeepLease { .. }
+            | Self::RevokeLease { .. }
+            | Self::Tick => Ok(()),
         }
     }
 }
@@ -193,6 +219,34 @@ pub enum Outcome {
         /// Up to this revision.
         compacted: u64,
     },
+    /// There is a new lease.
+    LeaseGranted {
+        /// The store's revision, which is what it was.
+        revision: u64,
+        /// The lease's id.
+        lease: u64,
+        /// Its time to live, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// The lease is kept.
+    LeaseKept {
+        /// The store's revision, which is what it was.
+        revision: u64,
+        /// Its time to live from now on, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// The lease is no more.
+    LeaseRevoked {
+        /// The store's revision now.
+        revision: u64,
+        /// How many keys were deleted with it; where it is 0 the revision is what it was.
+        keys: u64,
+    },
+    /// A block was made.
+    Ticked {
+        /// The store's revision.
+        revision: u64,
+    },
 }
 
 /// Why an operation can't be executed.
@@ -258,8 +312,23 @@ pub enum Refusal {
     /// Too many keys would have to be sorted.
     #[error("at most {MAX_SORTED} keys, and 64 MiB, are sorted: ask for fewer, or for the order of keys")]
     SortsTooMuch,
-    /// There is no such lease.
-    #[error("there is no lease {lease:x}")]
+    /// The time to live is out of bounds.
+    #[error("a lease lives for {} to {} seconds, not for {ms} ms", MIN_TTL_MS / 1000, MAX_TTL_MS / 1000)]
+    TimeToLive {
+        /// What was asked for.
+        ms: u64,
+    },
+    /// The id is taken.
+    #[error("there is a lease {lease:x} already")]
+    LeaseExists {
+        /// The id.
+        lease: u64,
+    },
+    /// There are as many leases as there may be.
+    #[error("there are {MAX_LEASES} leases, and no more may be: revoke some, or wait until some end")]
+    TooManyLeases,
+    /// There is no such lease, or its time is up.
+    #[error("there is no lease {lease:x}: it was revoked, its time was up, or it never was")]
     NoSuchLease {
         /// Its id.
         lease: u64,

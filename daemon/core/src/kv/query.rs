@@ -4,10 +4,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Entry, Error, Events, Head, Listing, Range, ReadTables, Refusal, Span, Table, Watched,
+    Entry, Error, Events, Head, LeaseStatus, Listing, Range, ReadTables, Refusal, Span, Table, Watched,
     entry::Stored,
     events::events,
     history::events_back,
+    lease::leases,
     range::{Budget, range},
 };
 
@@ -35,6 +36,11 @@ pub enum Query {
     },
     /// How keys changed, the oldest change first.
     Events(Watched),
+    /// One lease with the keys that hang on it, or all leases without.
+    Leases {
+        /// Which one.
+        lease: Option<u64>,
+    },
 }
 
 /// What a query finds.
@@ -48,6 +54,8 @@ pub enum Answer {
     Changes(Changes),
     /// To [`Query::Events`].
     Events(Events),
+    /// To [`Query::Leases`], rising by id; none where there is no such lease.
+    Leases(Vec<LeaseStatus>),
     /// It can't be answered.
     Refused(Refusal),
 }
@@ -67,14 +75,14 @@ impl Query {
         match self {
             Self::Get { key } | Self::History { key, .. } => Some(Span::Key(key)),
             Self::Range(range) => Some(range.keys.borrowed()),
-            Self::Events(_) => None,
+            Self::Events(_) | Self::Leases { .. } => None,
         }
     }
 
     /// Whether it reads the history, as the store is at a revision.
     pub fn reads_history(&self, now: u64) -> bool {
         match self {
-            Self::Get { .. } => false,
+            Self::Get { .. } | Self::Leases { .. } => false,
             Self::Range(range) => range.revision != 0 && range.revision != now,
             Self::History { .. } | Self::Events(_) => true,
         }
@@ -103,6 +111,7 @@ pub fn query<T: ReadTables>(tables: &T, head: &Head, query: &Query) -> Result<An
             let (changes, more) = events_back(tables, key, (head.compacted, *before, limit))?;
             Ok(Answer::Changes(Changes { changes, more }))
         }
+        Query::Leases { lease } => leases(tables, *lease).map(Answer::Leases),
         Query::Events(watched) => {
             events(tables, head, watched)?.map_or_else(refused, |events| Ok(Answer::Events(events)))
         }

@@ -23,12 +23,24 @@ pub enum Table {
     Deleted,
     /// A key → its entry as of the last trimmed row of the history, where it is not the current one.
     Held,
+    /// The id of a lease → the lease.
+    Leases,
+    /// The id of a lease and a key that hangs on it → nothing.
+    Attached,
 }
 
 impl Table {
-    /// Every table, each at its own number.
-    pub const ALL: [Self; 6] =
-        [Self::Keys, Self::Buckets, Self::Meta, Self::History, Self::Deleted, Self::Held];
+    /// Every table.
+    pub const ALL: [Self; 8] = [
+        Self::Keys,
+        Self::Buckets,
+        Self::Meta,
+        Self::History,
+        Self::Deleted,
+        Self::Held,
+        Self::Leases,
+        Self::Attached,
+    ];
 }
 
 /// Reading tables.

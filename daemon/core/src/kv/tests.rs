@@ -1,4 +1,5 @@
 mod history;
+mod leases;
 mod transactions;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -124,6 +125,11 @@ fn child(parent: BlockRef, batches: &[Vec<Request>]) -> Arc<Block> {
 
 /// The same of batches with their origins. A block's time is its index in seconds.
 fn block_of(parent: BlockRef, batches: &[(u8, Vec<Request>)]) -> Arc<Block> {
+    block_at(parent, batches, (Term(1), parent.index.next().0 * 1000))
+}
+
+/// The same of a term, at a time in milliseconds.
+fn block_at(parent: BlockRef, batches: &[(u8, Vec<Request>)], (term, time_ms): (Term, u64)) -> Arc<Block> {
     let batches: Vec<_> = batches
         .iter()
         .map(|(origin, requests)| {
@@ -139,10 +145,10 @@ fn block_of(parent: BlockRef, batches: &[(u8, Vec<Request>)]) -> Arc<Block> {
     let header = Header {
         cluster: ClusterId(Digest::ZERO),
         epoch: Epoch(0),
-        term: Term(1),
+        term,
         index: parent.index.next(),
         parent: parent.digest,
-        time_ms: parent.index.next().0 * 1000,
+        time_ms,
         batches: Block::batches_digest(&batches),
         executed: Executed { index: Index(0), state: Digest::ZERO },
         sole: false,
@@ -508,7 +514,10 @@ impl Model {
     fn apply(&mut self, operation: &Operation) {
         let next = self.revision + 1;
         match operation.clone() {
-            Operation::SetProtocol { .. } | Operation::Compact { .. } => {}
+            Operation::SetProtocol { .. } | Operation::Compact { .. } | Operation::Tick => {}
+            Operation::GrantLease { .. } | Operation::KeepLease { .. } | Operation::RevokeLease { .. } => {
+                unreachable!("leases have a model of their own")
+            }
             Operation::Transaction(transaction) => {
                 self.transact(&transaction);
             }

@@ -40,17 +40,16 @@ impl StateMachine {
         Ok(Outcome::Transaction { revision: self.head.revision, taken })
     }
 
-    /// Refuses what can't be done, before anything is written: reading as of a revision that can't be read.
+    /// Refuses what can't be done, before anything is written: reading as of a revision that can't be read, hanging keys on a
+    /// lease that there is not.
     fn check_steps(&self, transaction: &Transaction<&[u8]>, holds: &[Option<bool>]) -> Result<(), Refusal> {
         for (part, holds) in transaction.parts.iter().zip(holds) {
             let Some(holds) = holds else { continue };
             for step in if *holds { &part.then } else { &part.otherwise } {
                 match step {
                     Step::Get(asked) => self.head.check_readable(asked.revision)?,
-                    Step::Put { lease, .. } if *lease != 0 => {
-                        return Err(Refusal::NoSuchLease { lease: *lease });
-                    }
-                    _ => {}
+                    Step::Put { lease, .. } => self.leases.check(*lease)?,
+                    Step::Delete { .. } | Step::Nested(_) => {}
                 }
             }
         }
