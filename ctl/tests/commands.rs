@@ -95,9 +95,11 @@ impl State {
                 }
                 Response::Answered { answer: Answer::Listing(Listing { entries, more, count }), at }
             }
-            Request::Query { query: Query::History { .. } | Query::Events(_), .. } => {
-                Response::Failed(Failure::Internal("the test's daemon keeps no history".to_owned()))
-            }
+            Request::Query {
+                query: Query::History { .. } | Query::Events(_) | Query::Leases { .. }, ..
+            } => Response::Failed(Failure::Internal(
+                "the test's daemon keeps no history, and no leases".to_owned(),
+            )),
             Request::Status => Response::Status(Box::new(self.status())),
             Request::Evidence => Response::Evidence(vec![]),
             Request::Inject { node, change, beyond_f } => self.inject(node, &change, beyond_f),
@@ -129,7 +131,12 @@ impl State {
                 Outcome::Deleted { revision, keys }
             }
             // Real daemons execute them, in tests of their own.
-            Operation::Transaction(_) | Operation::Compact { .. } => Outcome::Refused(Refusal::Malformed),
+            Operation::Transaction(_)
+            | Operation::Compact { .. }
+            | Operation::GrantLease { .. }
+            | Operation::KeepLease { .. }
+            | Operation::RevokeLease { .. }
+            | Operation::Tick => Outcome::Refused(Refusal::Malformed),
             Operation::SetProtocol { protocol } => {
                 self.protocol = protocol;
                 Outcome::ProtocolSet { revision: self.revision, protocol }

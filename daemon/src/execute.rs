@@ -20,7 +20,7 @@ use bftd_core::{
     ids::{BatchNumber, Incarnation, Index, MemberId},
     kv::{BlockOutcome, Outcome},
 };
-use tokio::sync::{mpsc as async_mpsc, oneshot};
+use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
 
 use crate::{
     driver::{Done, Executed, Internal},
@@ -47,6 +47,7 @@ pub struct Executor {
     behind: Arc<AtomicUsize>,
     clients: Clients,
     executed_ms: Arc<AtomicU64>,
+    lease_end_ms: watch::Receiver<Option<u64>>,
     durable: Arc<AtomicU64>,
     thread: JoinHandle<Result<(), StateError>>,
 }
@@ -64,6 +65,7 @@ impl Executor {
         let (sender, blocks) = mpsc::channel();
         let (behind, clients) = (Arc::new(AtomicUsize::new(0)), Clients::default());
         let executed_ms = Arc::new(AtomicU64::new(0));
+        let (lease_end, lease_end_ms) = watch::channel(store.next_lease_end_ms());
         let durable = Arc::new(AtomicU64::new(store.head().executed.index.0));
         let worker = Worker {
             me,
@@ -73,10 +75,11 @@ impl Executor {
             behind: Arc::clone(&behind),
             clients: Arc::clone(&clients),
             executed_ms: Arc::clone(&executed_ms),
+            lease_end,
             durable: Arc::clone(&durable),
         };
         let thread = thread::Builder::new().name("executor".into()).spawn(move || worker.run())?;
-        Ok(Self { blocks: sender, behind, clients, executed_ms, durable, thread })
+        Ok(Self { blocks: sender, behind, clients, executed_ms, lease_end_ms, durable, thread })
     }
 
     /// Hands over the next committed block.
@@ -99,6 +102,11 @@ impl Executor {
     /// The time of the last executed block, in milliseconds since the Unix epoch; 0 before the first of this run.
     pub fn executed_ms(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.executed_ms)
+    }
+
+    /// When the next lease ends, by the times of blocks: see [`StateStore::next_lease_end_ms`].
+    pub fn lease_end_ms(&self) -> watch::Receiver<Option<u64>> {
+        self.lease_end_ms.clone()
     }
 
     /// These clients wait for a batch of this member.
@@ -141,6 +149,7 @@ struct Worker {
     behind: Arc<AtomicUsize>,
     clients: Clients,
     executed_ms: Arc<AtomicU64>,
+    lease_end: watch::Sender<Option<u64>>,
     durable: Arc<AtomicU64>,
 }
 
@@ -163,6 +172,8 @@ impl Worker {
             waiting.extend(self.blocks.try_iter().take(AT_ONCE - 1));
             match self.store.execute(&waiting) {
                 Ok(outcomes) => {
+                    let end = self.store.next_lease_end_ms();
+                    self.lease_end.send_if_modified(|known| std::mem::replace(known, end) != end);
                     for (block, outcome) in waiting.drain(..).zip(outcomes) {
                         self.behind.fetch_sub(1, Ordering::Relaxed);
                         self.answer(&block, outcome);

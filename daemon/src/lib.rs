@@ -21,5 +21,6 @@ pub mod serving;
 pub mod state;
 pub mod store;
 pub mod supervision;
+mod ticking;
 pub mod trace;
 pub mod transport;

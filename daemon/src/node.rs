@@ -46,6 +46,7 @@ use crate::{
     state::{StateError, StateStore},
     store::{Cluster, DataDir, LogReader, LogStore, LogWriter, StoreError},
     supervision::Pulse,
+    ticking::Ticking,
     transport::{Deliver, Lane, Transport, TransportConfig, TransportError},
 };
 
@@ -323,6 +324,14 @@ async fn run_member(
     let log = LogWriter::start(log, report).map_err(NodeError::Thread)?;
     let executor = Executor::start(me, state, internal.clone()).map_err(NodeError::Thread)?;
     let executed_ms = executor.executed_ms();
+    let ticking = Ticking {
+        me,
+        members: Arc::clone(&members),
+        status: status.clone(),
+        lease_end_ms: executor.lease_end_ms(),
+        events: events.clone(),
+    };
+    let ticking = tokio::spawn(ticking.run());
     let inbound = Arc::new(Inbound {
         verifier,
         peers: Arc::clone(&peers),
@@ -397,6 +406,7 @@ async fn run_member(
         }
         time::sleep(LAST_WORDS).await;
     }
+    ticking.abort();
     telling.abort();
     serving.abort();
     if result.is_ok() {

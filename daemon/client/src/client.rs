@@ -15,8 +15,8 @@ use std::{
 };
 
 use bftd_core::kv::{
-    Answer, Changes, CompactUntil, Entry, Expect, Listing, Operation, Outcome, Query, Range, Span, Taken,
-    Transaction,
+    Answer, Changes, CompactUntil, Entry, Expect, LeaseStatus, Listing, Operation, Outcome, Query, Range,
+    Span, Taken, Transaction,
 };
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -100,7 +100,11 @@ impl Changed {
             | Outcome::Mismatch { revision, .. }
             | Outcome::ProtocolSet { revision, .. }
             | Outcome::Transaction { revision, .. }
-            | Outcome::Compacted { revision, .. } => revision,
+            | Outcome::Compacted { revision, .. }
+            | Outcome::LeaseGranted { revision, .. }
+            | Outcome::LeaseKept { revision, .. }
+            | Outcome::LeaseRevoked { revision, .. }
+            | Outcome::Ticked { revision } => revision,
             Outcome::Refused(_) => 0,
         }
     }
@@ -425,6 +429,55 @@ impl Client {
         }
     }
 
+    /// Makes a lease, with this id or one that the cluster chooses where it is 0, which lives for so long unless it is kept. Answers with
+    /// its id.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Refusal::LeaseExists`], [`Refusal::TimeToLive`], [`Refusal::TooManyLeases`].
+    pub async fn grant_lease(&self, lease: u64, ttl: Duration) -> Result<(u64, Changed), Error> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let changed = self.execute(Operation::GrantLease { lease, ttl_ms }).await?;
+        match changed.outcome {
+            Outcome::LeaseGranted { lease, .. } => Ok((lease, changed)),
+            _ => Err(another_question()),
+        }
+    }
+
+    /// Keeps a lease for its time to live from now on.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Refusal::NoSuchLease`].
+    pub async fn keep_lease(&self, lease: u64) -> Result<Changed, Error> {
+        self.execute(Operation::KeepLease { lease }).await
+    }
+
+    /// Ends a lease, and deletes the keys that hang on it: how many.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Refusal::NoSuchLease`].
+    pub async fn revoke_lease(&self, lease: u64) -> Result<(u64, Changed), Error> {
+        let changed = self.execute(Operation::RevokeLease { lease }).await?;
+        match changed.outcome {
+            Outcome::LeaseRevoked { keys, .. } => Ok((keys, changed)),
+            _ => Err(another_question()),
+        }
+    }
+
+    /// One lease with the keys that hang on it, if there is such a lease; or all leases without their keys.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn leases(
+        &self,
+        lease: Option<u64>,
+        consistency: Consistency,
+    ) -> Result<(Vec<LeaseStatus>, At), Error> {
+        match self.query(Query::Leases { lease }, consistency).await? {
+            (Answer::Leases(leases), at) => Ok((leases, at)),
+            _ => Err(another_question()),
+        }
+    }
+
     /// Asks the state, whatever it is.
     ///
     /// # Errors
@@ -527,8 +580,9 @@ fn weight(request: &Request) -> u32 {
         Request::Form(FormRequest::TakeGenesis { text }) => text.len(),
         Request::Execute(Operation::Transaction(transaction))
         | Request::Traced(Operation::Transaction(transaction)) => transaction.size(),
-        Request::Execute(Operation::SetProtocol { .. } | Operation::Compact { .. })
-        | Request::Traced(Operation::SetProtocol { .. } | Operation::Compact { .. })
+        Request::Execute(_)
+        | Request::Traced(_)
+        | Request::Query { query: Query::Leases { .. }, .. }
         | Request::Status
         | Request::Evidence
         | Request::Inject { .. }

@@ -26,9 +26,9 @@ pub use bftd_core::{
     crypto::Ed25519,
     evidence,
     kv::{
-        Answer, Changes, CompactUntil, Compare, Entry, Event, Events, Expect, Filter, Kinds, Listing,
-        Operation, Order, Outcome, Part, Position, Property, Query, Range, Refusal, Relation, SortBy, Span,
-        Step as TransactionStep, StepOutcome, Taken, Transaction, Want, Watched,
+        Answer, Changes, CompactUntil, Compare, Entry, Event, Events, Expect, Filter, Kinds, LeaseStatus,
+        Listing, Operation, Order, Outcome, Part, Position, Property, Query, Range, Refusal, Relation,
+        SortBy, Span, Step as TransactionStep, StepOutcome, Taken, Transaction, Want, Watched,
     },
     limits::{MAX_KEY, MAX_VALUE},
 };

@@ -96,7 +96,7 @@ impl Changes {
     }
 
     fn table(&self, table: Table) -> &Changed {
-        let [keys, buckets, meta, history, deleted, held] = &self.tables;
+        let [keys, buckets, meta, history, deleted, held, leases, attached] = &self.tables;
         match table {
             Table::Keys => keys,
             Table::Buckets => buckets,
@@ -104,11 +104,13 @@ impl Changes {
             Table::History => history,
             Table::Deleted => deleted,
             Table::Held => held,
+            Table::Leases => leases,
+            Table::Attached => attached,
         }
     }
 
     fn table_mut(&mut self, table: Table) -> &mut Changed {
-        let [keys, buckets, meta, history, deleted, held] = &mut self.tables;
+        let [keys, buckets, meta, history, deleted, held, leases, attached] = &mut self.tables;
         match table {
             Table::Keys => keys,
             Table::Buckets => buckets,
@@ -116,6 +118,8 @@ impl Changes {
             Table::History => history,
             Table::Deleted => deleted,
             Table::Held => held,
+            Table::Leases => leases,
+            Table::Attached => attached,
         }
     }
 

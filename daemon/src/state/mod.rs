@@ -191,6 +191,11 @@ impl StateStore {
         self.machine.protocol()
     }
 
+    /// When the next lease ends: see [`StateMachine::next_lease_end_ms`].
+    pub fn next_lease_end_ms(&self) -> Option<u64> {
+        self.machine.next_lease_end_ms()
+    }
+
     /// The states after the last indices, rising: see [`StateMachine::recent_digests`].
     pub fn recent_digests(&self) -> Vec<(Index, Digest)> {
         self.machine.recent_digests()

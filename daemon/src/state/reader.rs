@@ -223,6 +223,13 @@ fn copy_for(query: &Query, head: &Head, changes: &Changes, copy: &mut Changes) {
         let from = watched.from.revision.to_be_bytes();
         return changes.copy(Table::History, &Span::From(&from), copy);
     }
+    if let Query::Leases { lease } = query {
+        changes.copy(Table::Meta, &ALL, copy);
+        changes.copy(Table::Leases, &ALL, copy);
+        let id = lease.map(u64::to_be_bytes);
+        // Of all leases no keys are asked.
+        return id.iter().for_each(|id| changes.copy(Table::Attached, &Span::Prefix(id), copy));
+    }
     let keys = query.keys().unwrap_or(ALL);
     changes.copy(Table::Keys, &keys, copy);
     if query.reads_history(head.revision) {
