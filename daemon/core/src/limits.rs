@@ -40,6 +40,10 @@ pub const WATCHED_PROPOSALS: usize = 64;
 pub const EVIDENCE_RESENDS: u64 = 25;
 /// How many committed blocks are remembered by name, to notice that another one was made final in the place of one of them.
 pub const REMEMBERED_BLOCKS: usize = 256;
+/// How many bytes of keys and values a store may hold, with the history that is not compacted, until that is set: 8 GiB.
+pub const DEFAULT_QUOTA: u64 = 8 << 30;
+/// What it can be set to at least.
+pub const MIN_QUOTA: u64 = 1 << 20;
 /// How many leases there are at once.
 pub const MAX_LEASES: usize = 65_536;
 /// The shortest time to live of a lease, in milliseconds.

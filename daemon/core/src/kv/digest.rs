@@ -10,7 +10,7 @@
 //! - The **tree** has four children a node and eight levels over the 65,536 buckets. An empty subtree is
 //!   [`Digest::ZERO`]; a node's hash covers its level.
 //! - A lease is an item, too, among those of keys.
-//! - The **state digest** covers the revision, the compacted one, the lease clock, both ends of the history's chain, and the tree's root.
+//! - The **state digest** covers the revision, the compacted one, the lease clock, the sizes and the quota, both ends of the history's chain, and the tree's root.
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +21,13 @@ use super::{
     Error, Head, ReadTables, Table,
     buckets::Bucket,
     entry::{Numbers, Stored},
-    history::{Standing, recomputed},
+    history::{PER_EVENT, Standing, recomputed},
     lease::{clock_ms, each_digest},
 };
-use crate::crypto::{Digest, Domain};
+use crate::{
+    crypto::{Digest, Domain},
+    limits::DEFAULT_QUOTA,
+};
 
 /// Children of a node.
 const ARITY: usize = 4;
@@ -71,18 +74,18 @@ pub(super) fn bucket_digest(packed: &[u8]) -> Digest {
 
 /// The digest of a state.
 pub(super) fn state_digest(
-    (revision, compacted, clock_ms): (u64, u64, u64),
+    [revision, compacted, clock_ms, quota]: [u64; 4],
     standing: &Standing,
     root: Digest,
 ) -> Digest {
-    let Standing { end, base, .. } = standing;
-    let numbers = [revision, compacted, clock_ms, end.bytes, base.bytes].map(u64::to_le_bytes);
+    let Standing { end, base, live, .. } = standing;
+    let numbers = [revision, compacted, clock_ms, quota, *live, end.bytes, base.bytes].map(u64::to_le_bytes);
     Domain::State.digest(&[&[STATE_LEVEL], numbers.as_flattened(), &end.digest.0, &base.digest.0, &root.0])
 }
 
 /// The digest of the state before the first block: no keys, revision 1.
 pub fn empty_state() -> Digest {
-    state_digest((1, 0, 0), &Standing::default(), Digest::ZERO)
+    state_digest([1, 0, 0, DEFAULT_QUOTA], &Standing::default(), Digest::ZERO)
 }
 
 /// The digest of a state, from the contents of its tables and the revisions that `head` tells. Takes some 200 bytes of memory a
@@ -95,8 +98,27 @@ pub fn recompute<T: ReadTables>(tables: &T, head: &Head) -> Result<Digest, Error
     let changes: Vec<_> =
         gather(tables)?.iter().map(|(number, bucket)| (*number, bucket_digest(bucket.packed()))).collect();
     tree.update(&changes);
-    let standing = recomputed(tables, head.compacted)?;
-    Ok(state_digest((head.revision, head.compacted, clock_ms(tables)?), &standing, tree.root()))
+    let standing = Standing { live: live(tables)?, ..recomputed(tables, head.compacted)? };
+    let numbers = [head.revision, head.compacted, clock_ms(tables)?, head.quota];
+    Ok(state_digest(numbers, &standing, tree.root()))
+}
+
+/// The bytes of the keys that there are and of their values.
+fn live<T: ReadTables>(tables: &T) -> Result<u64, Error<T::Error>> {
+    let (mut live, mut is_damaged) = (0, false);
+    tables.scan(Table::Keys, Bound::Unbounded, |key, bytes| {
+        match Stored::decode(bytes) {
+            Some(stored) => live += size_of(key, stored.value.len()),
+            None => is_damaged = true,
+        }
+        if is_damaged { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if is_damaged { Err(Error::Damaged("an entry")) } else { Ok(live) }
+}
+
+/// What a key with its value counts for, in bytes.
+pub(super) fn size_of(key: &[u8], value: usize) -> u64 {
+    (PER_EVENT + key.len() + value) as u64
 }
 
 /// All buckets, made from [`Table::Keys`].

@@ -35,7 +35,7 @@ use crate::{
     block::{Block, BlockRef, Request},
     crypto::Digest,
     ids::{Index, MemberId},
-    limits::REMEMBERED_STATES,
+    limits::{DEFAULT_QUOTA, REMEMBERED_STATES},
     protocol::Protocol,
 };
 
@@ -59,6 +59,10 @@ pub struct Head {
     pub revision: u64,
     /// The oldest revision that can be read; 0 before the first compaction.
     pub compacted: u64,
+    /// How many bytes of keys and values the store holds, with the history that is not compacted.
+    pub used: u64,
+    /// How many it may hold.
+    pub quota: u64,
     /// The digest of the state after it.
     pub state: Digest,
 }
@@ -153,7 +157,14 @@ impl StateMachine {
     /// # Errors
     /// The store's; damaged contents, among them buckets that don't give the recorded digest.
     pub fn open<T: WriteTables>(tables: &mut T, root: BlockRef) -> Result<Self, Error<T::Error>> {
-        let empty = Head { executed: root, revision: 1, compacted: 0, state: empty_state() };
+        let empty = Head {
+            executed: root,
+            revision: 1,
+            compacted: 0,
+            used: 0,
+            quota: DEFAULT_QUOTA,
+            state: empty_state(),
+        };
         let head = head(tables)?.unwrap_or(empty);
         let history = History::new(read_standing(tables)?);
         let saved = tables
@@ -166,7 +177,7 @@ impl StateMachine {
             Buckets::rebuild(tables)?
         };
         let leases = Leases::open(tables)?;
-        let numbers = (head.revision, head.compacted, leases.now_ms());
+        let numbers = [head.revision, head.compacted, leases.now_ms(), head.quota];
         if state_digest(numbers, &history.standing, buckets.root()) != head.state {
             return Err(Error::Damaged("the digest of the state"));
         }
@@ -311,7 +322,8 @@ impl StateMachine {
         }
         self.history.end_row(tables)?;
         self.head.executed = block.reference();
-        let numbers = (self.head.revision, self.head.compacted, self.leases.now_ms());
+        self.head.used = self.history.used();
+        let numbers = [self.head.revision, self.head.compacted, self.leases.now_ms(), self.head.quota];
         self.head.state = state_digest(numbers, &self.history.standing, self.buckets.root());
         self.remember(self.head.executed.index, self.head.state);
         Ok(BlockOutcome { head: self.head, outcomes })
@@ -341,6 +353,14 @@ impl StateMachine {
             Operation::GrantLease { lease, ttl_ms } => self.grant_lease(tables, (lease, ttl_ms)),
             Operation::KeepLease { lease } => self.keep_lease(tables, lease),
             Operation::RevokeLease { lease } => self.revoke_lease(tables, lease),
+            Operation::SetQuota { bytes } => {
+                self.head.quota = bytes;
+                Ok(Outcome::QuotaSet {
+                    revision: self.head.revision,
+                    used: self.history.used(),
+                    quota: bytes,
+                })
+            }
             Operation::Tick => Ok(Outcome::Ticked { revision: self.head.revision }),
             Operation::Transaction(transaction) => self.transact(tables, &transaction),
             Operation::SetProtocol { protocol } => {
@@ -370,7 +390,11 @@ impl StateMachine {
         if !holds {
             return Ok(Outcome::Mismatch { revision: self.head.revision, found });
         }
-        if let Err(refusal) = self.leases.check(lease) {
+        let may = self
+            .leases
+            .check(lease)
+            .and_then(|()| check_space(&self.history, self.head.quota, key.len() + value.len()));
+        if let Err(refusal) = may {
             return Ok(Outcome::Refused(refusal));
         }
         self.head.revision += 1;
@@ -513,6 +537,16 @@ impl StateMachine {
         self.recent = recent.into();
         self.remember(head.executed.index, head.state);
         Ok(())
+    }
+}
+
+/// Refuses so many bytes more than a quota has room for. They are held twice: as what is there, and in the history.
+pub(super) fn check_space(history: &History, quota: u64, bytes: usize) -> Result<(), Refusal> {
+    let used = history.used();
+    if used.saturating_add(2 * bytes as u64) <= quota {
+        Ok(())
+    } else {
+        Err(Refusal::NoSpace { used, quota })
     }
 }
 

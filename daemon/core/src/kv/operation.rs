@@ -8,7 +8,7 @@ use super::{
     transaction::{MAX_STEPS, MAX_TRANSACTION, MAX_VISITED, Taken, Transaction},
 };
 use crate::{
-    limits::{MAX_KEY, MAX_LEASES, MAX_TTL_MS, MAX_VALUE, MIN_TTL_MS},
+    limits::{MAX_KEY, MAX_LEASES, MAX_TTL_MS, MAX_VALUE, MIN_QUOTA, MIN_TTL_MS},
     protocol::Protocol,
 };
 
@@ -64,6 +64,11 @@ pub enum Operation<B = Bytes> {
     RevokeLease {
         /// Its id.
         lease: u64,
+    },
+    /// Sets how many bytes of keys and values the store may hold, with the history that is not compacted.
+    SetQuota {
+        /// How many: at least [`MIN_QUOTA`].
+        bytes: u64,
     },
     /// Does nothing: with any block time passes, and leases end.
     Tick,
@@ -121,7 +126,9 @@ impl<B: AsRef<[u8]>> Operation<B> {
             Self::GrantLease { ttl_ms, .. } if !(MIN_TTL_MS..=MAX_TTL_MS).contains(ttl_ms) => {
                 Err(Refusal::TimeToLive { ms: *ttl_ms })
             }
+            Self::SetQuota { bytes } if *bytes < MIN_QUOTA => Err(Refusal::Quota { bytes: *bytes }),
             Self::Compact { .. }
+            | Self::SetQuota { .. }
             | Self::GrantLease { .. }
             | Self::KeepLease { .. }
             | Self::RevokeLease { .. }
@@ -242,6 +249,15 @@ pub enum Outcome {
         /// How many keys were deleted with it; where it is 0 the revision is what it was.
         keys: u64,
     },
+    /// The store may hold so much.
+    QuotaSet {
+        /// The store's revision, which is what it was.
+        revision: u64,
+        /// How many bytes it holds.
+        used: u64,
+        /// How many it may hold.
+        quota: u64,
+    },
     /// A block was made.
     Ticked {
         /// The store's revision.
@@ -312,6 +328,22 @@ pub enum Refusal {
     /// Too many keys would have to be sorted.
     #[error("at most {MAX_SORTED} keys, and 64 MiB, are sorted: ask for fewer, or for the order of keys")]
     SortsTooMuch,
+    /// There is no room.
+    #[error(
+        "there is no room: the store holds {used} bytes of the {quota} that it may; delete keys and compact, or raise the quota"
+    )]
+    NoSpace {
+        /// How many bytes it holds.
+        used: u64,
+        /// How many it may hold.
+        quota: u64,
+    },
+    /// The quota is too small.
+    #[error("a quota has at least {MIN_QUOTA} bytes, this one has {bytes}")]
+    Quota {
+        /// What was asked for.
+        bytes: u64,
+    },
     /// The time to live is out of bounds.
     #[error("a lease lives for {} to {} seconds, not for {ms} ms", MIN_TTL_MS / 1000, MAX_TTL_MS / 1000)]
     TimeToLive {

@@ -12,7 +12,7 @@ use crate::{
     block::{Batch, Block, BlockRef, Executed, Header, Request},
     crypto::{ClusterId, Digest, Signature},
     ids::{BatchNumber, Epoch, Incarnation, Index, MemberId, Term},
-    limits::{MAX_KEY, MAX_VALUE, REMEMBERED_STATES},
+    limits::{DEFAULT_QUOTA, MAX_KEY, MAX_VALUE, MIN_QUOTA, REMEMBERED_STATES},
     protocol::Protocol,
 };
 
@@ -161,7 +161,14 @@ fn revisions_and_versions_are_as_in_etcd() {
     let mut store = Store::new();
     assert_eq!(
         store.machine.head(),
-        Head { executed: ROOT, revision: 1, compacted: 0, state: empty_state() }
+        Head {
+            executed: ROOT,
+            revision: 1,
+            compacted: 0,
+            used: 0,
+            quota: DEFAULT_QUOTA,
+            state: empty_state()
+        }
     );
     assert_eq!(store.one(put("a", "1")), Outcome::Put { revision: 2 });
     assert_eq!(store.one(put("a", "2")), Outcome::Put { revision: 3 });
@@ -514,7 +521,10 @@ impl Model {
     fn apply(&mut self, operation: &Operation) {
         let next = self.revision + 1;
         match operation.clone() {
-            Operation::SetProtocol { .. } | Operation::Compact { .. } | Operation::Tick => {}
+            Operation::SetProtocol { .. }
+            | Operation::Compact { .. }
+            | Operation::SetQuota { .. }
+            | Operation::Tick => {}
             Operation::GrantLease { .. } | Operation::KeepLease { .. } | Operation::RevokeLease { .. } => {
                 unreachable!("leases have a model of their own")
             }
@@ -653,4 +663,47 @@ fn a_protocol_is_set_kept_and_changes_no_key() {
     assert_eq!((after.state, after.revision), (before.state, before.revision));
     store.reopen();
     assert_eq!(store.machine.protocol(), Some(Protocol::Ccro), "it stands in the transaction of its block");
+}
+
+#[test]
+fn a_store_that_is_full_takes_no_more_until_there_is_room_again() {
+    let mut store = Store::new();
+    let set = |bytes| Operation::SetQuota { bytes };
+    assert_eq!(store.one(set(MIN_QUOTA - 1)), Outcome::Refused(Refusal::Quota { bytes: MIN_QUOTA - 1 }));
+    assert_eq!(store.one(set(MIN_QUOTA)), Outcome::QuotaSet { revision: 1, used: 0, quota: MIN_QUOTA });
+    let value = "x".repeat(10_000);
+    let mut stored = 0;
+    let refusal = loop {
+        match store.one(put(&format!("k{stored}"), &value)) {
+            Outcome::Put { .. } => stored += 1,
+            Outcome::Refused(refusal) => break refusal,
+            other => panic!("{other:?}"),
+        }
+    };
+    let used = store.machine.head().used;
+    assert_eq!(refusal, Refusal::NoSpace { used, quota: MIN_QUOTA });
+    assert!(stored > 40 && used <= MIN_QUOTA && used > MIN_QUOTA - 30_000, "{stored} of {used} bytes");
+    let puts = |key: &str, value: &str| {
+        let step = Step::Put { key: bytes(key), value: bytes(value), lease: 0 };
+        Operation::Transaction(Transaction {
+            parts: vec![Part { compare: vec![], then: vec![step], otherwise: vec![] }],
+        })
+    };
+    assert_eq!(store.one(puts("k0", &value)), Outcome::Refused(Refusal::NoSpace { used, quota: MIN_QUOTA }));
+    // Deleting works, and makes room once it can't be read any more.
+    assert_eq!(store.one(delete_prefix("k1")), Outcome::Deleted { revision: 2 + stored, keys: 11 });
+    assert!(store.machine.head().used < used);
+    assert_eq!(
+        store.one(Operation::Compact { until: CompactUntil::Age(0) }),
+        Outcome::Compacted { revision: 2 + stored, compacted: 2 + stored }
+    );
+    assert!(store.machine.head().used < used / 2);
+    assert!(matches!(store.one(puts("k0", &value)), Outcome::Transaction { .. }));
+    assert!(matches!(store.one(put("new", &value)), Outcome::Put { .. }));
+    assert_eq!(store.state(), store.recomputed());
+    store.reopen();
+    assert_eq!(store.state(), store.recomputed());
+    // What nobody reads as of any revision counts for nothing.
+    store.run(&[delete_prefix(""), Operation::Compact { until: CompactUntil::Age(0) }]);
+    assert_eq!(store.machine.head().used, 0);
 }

@@ -6,6 +6,7 @@ use super::{
     Compare, Error, Outcome, Property, Range, ReadTables, Refusal, Span, StateMachine, Step, StepOutcome,
     Taken, Transaction, WriteTables,
     entry::Stored,
+    machine::check_space,
     range::{each, range},
 };
 
@@ -41,19 +42,23 @@ impl StateMachine {
     }
 
     /// Refuses what can't be done, before anything is written: reading as of a revision that can't be read, hanging keys on a
-    /// lease that there is not.
+    /// lease that there is not, storing more than there is room for.
     fn check_steps(&self, transaction: &Transaction<&[u8]>, holds: &[Option<bool>]) -> Result<(), Refusal> {
+        let mut puts = 0;
         for (part, holds) in transaction.parts.iter().zip(holds) {
             let Some(holds) = holds else { continue };
             for step in if *holds { &part.then } else { &part.otherwise } {
                 match step {
                     Step::Get(asked) => self.head.check_readable(asked.revision)?,
-                    Step::Put { lease, .. } => self.leases.check(*lease)?,
+                    Step::Put { key, value, lease } => {
+                        puts += key.len() + value.len();
+                        self.leases.check(*lease)?;
+                    }
                     Step::Delete { .. } | Step::Nested(_) => {}
                 }
             }
         }
-        Ok(())
+        if puts > 0 { check_space(&self.history, self.head.quota, puts) } else { Ok(()) }
     }
 
     /// Of each part that is reached, whether its comparisons hold; nothing where that would read too much.

@@ -3,6 +3,7 @@
 use super::{
     Error, Table, WriteTables,
     buckets::Place,
+    digest::size_of,
     entry::{Numbers, Stored},
     history::{Change, Event, History, deleted_at, tombstone_digest},
     lease::attached,
@@ -40,6 +41,8 @@ impl<T: WriteTables> Writing<'_, T> {
         stored.encode(self.buffer);
         self.tables.put(Table::Keys, key, self.buffer)?;
         let (digest, replaced) = (stored.digest(key), place.digest());
+        let live = &mut self.history.standing.live;
+        *live = *live + size_of(key, value.len()) - old.map_or(0, |old| size_of(key, old.size as usize));
         let event = Event { revision, previous, key, change: Change::Put(stored) };
         self.history.push(self.tables, &event, digest, replaced)?;
         place.set(stored.numbers(), digest);
@@ -58,6 +61,7 @@ impl<T: WriteTables> Writing<'_, T> {
         self.hang(key, Some(old), 0)?;
         let event = Event { revision, previous: old.mod_revision, key, change: Change::Delete };
         self.history.push(self.tables, &event, tombstone_digest(key, revision), place.digest())?;
+        self.history.standing.live -= size_of(key, old.size as usize);
         place.remove();
         if !self.tables.remove(Table::Keys, key)? {
             return Err(Error::Damaged("the list of keys"));

@@ -30,7 +30,7 @@ use crate::crypto::{Digest, Domain};
 /// From how many bytes on a row ends.
 const FULL_ROW: usize = 64 << 10;
 /// What an event counts for beside its key and value, in bytes.
-const PER_EVENT: usize = 48;
+pub(super) const PER_EVENT: usize = 48;
 /// In [`Table::Meta`]: the [`Standing`].
 const STANDING: &[u8] = b"history";
 /// Marks the digest of a tombstone among those of entries.
@@ -57,6 +57,8 @@ pub(super) struct Standing {
     pub(super) end: Mark,
     /// The end of the newest row that is wholly compacted.
     pub(super) base: Mark,
+    /// The bytes of the keys that there are and of their values.
+    pub(super) live: u64,
     /// The revision of the last event that was trimmed. Of this member alone: it is part of no digest.
     pub(super) trimmed: u64,
     /// How many rows [`Table::Deleted`] has. Of this member alone.
@@ -65,7 +67,7 @@ pub(super) struct Standing {
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { end: Mark::START, base: Mark::START, trimmed: 0, tombstones: 0 }
+        Self { end: Mark::START, base: Mark::START, live: 0, trimmed: 0, tombstones: 0 }
     }
 }
 
@@ -143,6 +145,14 @@ impl Standing {
     pub(super) fn write<T: WriteTables>(&self, tables: &mut T) -> Result<(), T::Error> {
         let standing = postcard::to_stdvec(self).expect("encoding into a growing buffer succeeds");
         tables.put(Table::Meta, STANDING, &standing)
+    }
+}
+
+impl History {
+    /// How many bytes of keys and values the store holds: what is there, and the history that is not compacted.
+    pub(super) fn used(&self) -> u64 {
+        let Standing { end, base, live, .. } = self.standing;
+        live + (end.bytes + self.bytes - base.bytes)
     }
 }
 

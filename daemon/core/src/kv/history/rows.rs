@@ -4,10 +4,13 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mark, PER_EVENT, tombstone_digest};
+use super::{Mark, tombstone_digest};
 use crate::{
     crypto::Digest,
-    kv::entry::{Stored, as_bytes},
+    kv::{
+        digest::size_of,
+        entry::{Stored, as_bytes},
+    },
 };
 
 /// What a row begins with.
@@ -50,8 +53,7 @@ impl Event<'_> {
 
     /// What it counts for, in bytes.
     pub(super) fn size(&self) -> u64 {
-        let value = self.change.entry().map_or(0, |entry| entry.value.len());
-        (PER_EVENT + self.key.len() + value) as u64
+        size_of(self.key, self.change.entry().map_or(0, |entry| entry.value.len()))
     }
 
     pub(in crate::kv) fn digest(&self) -> Digest {
