@@ -136,6 +136,7 @@ impl State {
             | Operation::GrantLease { .. }
             | Operation::KeepLease { .. }
             | Operation::RevokeLease { .. }
+            | Operation::SetQuota { .. }
             | Operation::Tick => Outcome::Refused(Refusal::Malformed),
             Operation::SetProtocol { protocol } => {
                 self.protocol = protocol;

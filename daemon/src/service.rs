@@ -109,16 +109,21 @@ impl NodeService {
 
     /// Refuses what this client may not ask for, or this cluster can't do.
     async fn check_allowed(&self, peer: PeerCredentials, operation: &Operation) -> Result<(), Failure> {
-        let Operation::SetProtocol { protocol } = operation else { return Ok(()) };
+        let what = match operation {
+            Operation::SetProtocol { .. } => "protocol",
+            Operation::SetQuota { .. } => "quota",
+            _ => return Ok(()),
+        };
         if !peer.is_admin().await {
             return Err(Failure::Denied(format!(
-                "the protocol is set by root, by the daemon's own user, and by members of the group {ADMIN_GROUP}"
+                "the {what} is set by root, by the daemon's own user, and by members of the group {ADMIN_GROUP}"
             )));
         }
-        if self.members.protocol().may_become(*protocol) {
-            Ok(())
-        } else {
-            Err(Failure::Refused(Refusal::Protocol))
+        match operation {
+            Operation::SetProtocol { protocol } if !self.members.protocol().may_become(*protocol) => {
+                Err(Failure::Refused(Refusal::Protocol))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -104,6 +104,7 @@ impl Changed {
             | Outcome::LeaseGranted { revision, .. }
             | Outcome::LeaseKept { revision, .. }
             | Outcome::LeaseRevoked { revision, .. }
+            | Outcome::QuotaSet { revision, .. }
             | Outcome::Ticked { revision } => revision,
             Outcome::Refused(_) => 0,
         }

@@ -35,10 +35,10 @@ pub const MAX_ENDED_KEYS: u64 = if cfg!(test) { 8 } else { 16_384 };
 const CLOCK: &[u8] = b"lease clock";
 /// How many keys are looked up at once.
 const CHUNK: usize = 1024;
-/// Mark digests of leases among those of entries: the place among the items, and the item.
-const LEASE_HASH: u8 = 3;
-const LEASE: u8 = 4;
-const LEASE_ID: u8 = 5;
+/// Mark digests of leases among those of entries and sessions: the place among the items, the item, and what ids are made of.
+const LEASE_HASH: u8 = 6;
+const LEASE: u8 = 7;
+const LEASE_ID: u8 = 8;
 
 /// A lease, in [`Table::Leases`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
