@@ -96,7 +96,7 @@ impl Changes {
     }
 
     fn table(&self, table: Table) -> &Changed {
-        let [keys, buckets, meta, history, deleted, held] = &self.tables;
+        let [keys, buckets, meta, history, deleted, held, sessions] = &self.tables;
         match table {
             Table::Keys => keys,
             Table::Buckets => buckets,
@@ -104,11 +104,12 @@ impl Changes {
             Table::History => history,
             Table::Deleted => deleted,
             Table::Held => held,
+            Table::Sessions => sessions,
         }
     }
 
     fn table_mut(&mut self, table: Table) -> &mut Changed {
-        let [keys, buckets, meta, history, deleted, held] = &mut self.tables;
+        let [keys, buckets, meta, history, deleted, held, sessions] = &mut self.tables;
         match table {
             Table::Keys => keys,
             Table::Buckets => buckets,
@@ -116,6 +117,7 @@ impl Changes {
             Table::History => history,
             Table::Deleted => deleted,
             Table::Held => held,
+            Table::Sessions => sessions,
         }
     }
 

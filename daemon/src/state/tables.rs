@@ -29,6 +29,7 @@ const META: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("meta");
 const HISTORY: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("history");
 const DELETED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("deleted");
 const HELD: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("held");
+const SESSIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("sessions");
 
 /// With fewer keys no run is begun: a checkpoint has several changes for a page.
 const MIN_KEYS: u64 = if cfg!(test) { 50 } else { 1 << 17 };
@@ -53,6 +54,7 @@ pub(super) struct Tables<T> {
     history: T,
     deleted: T,
     held: T,
+    sessions: T,
     /// The numbers of the runs, the newest first.
     numbers: Vec<u32>,
 }
@@ -72,6 +74,7 @@ impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
         let open = |definition| open(definition).map_err(StateError::storage);
         let (keys, runs, buckets, meta) = (open(KEYS)?, open(RUNS)?, open(BUCKETS)?, open(META)?);
         let (history, deleted, held) = (open(HISTORY)?, open(DELETED)?, open(HELD)?);
+        let sessions = open(SESSIONS)?;
         let mut numbers = Vec::new();
         let mut from = Some(0);
         while let Some(number) = from
@@ -81,7 +84,7 @@ impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
             from = found.checked_add(1);
         }
         numbers.reverse();
-        Ok(Self { keys, runs, buckets, meta, history, deleted, held, numbers })
+        Ok(Self { keys, runs, buckets, meta, history, deleted, held, sessions, numbers })
     }
 
     /// The table that holds it; that of keys without what the runs have.
@@ -93,6 +96,7 @@ impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
             Table::History => &self.history,
             Table::Deleted => &self.deleted,
             Table::Held => &self.held,
+            Table::Sessions => &self.sessions,
         }
     }
 
@@ -218,6 +222,7 @@ impl<'t> Tables<redb::Table<'t, Bytes, Bytes>> {
             Table::History => &mut self.history,
             Table::Deleted => &mut self.deleted,
             Table::Held => &mut self.held,
+            Table::Sessions => &mut self.sessions,
         }
     }
 }

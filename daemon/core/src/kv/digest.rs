@@ -1,10 +1,11 @@
-//! The digest of the state: a Merkle tree over the contents of [`Table::Keys`], the ends of the history's chain, and the revision.
+//! The digest of the state: a Merkle tree over the contents of [`Table::Keys`] and [`Table::Sessions`], the ends of the history's chain, and the revision.
 //!
-//! It covers contents alone: neither index nor term. Stores with the same keys, entries, history and revision have the same
+//! It covers contents alone: neither index nor term. Stores with the same keys, entries, history, sessions and revision have the same
 //! digest, however many empty or refused requests brought them there, so a snapshot can be checked against a
 //! digest. The index is bound to it where it is certified, in [`crate::block::Executed`].
 //!
-//! - An **item** is a key's hash, its entry's numbers, and the digest of the key with its whole entry.
+//! - An **item** is a key's hash, its entry's numbers, and the digest of the key with its whole entry; or the same of a row of
+//!   [`Table::Sessions`], with zeros for numbers.
 //! - A **bucket** holds the items whose key hashes share the first 16 bits, in the order of the hashes. Its digest
 //!   covers the hashes too, so that one bucket proves a key's absence as well as its presence.
 //! - The **tree** has four children a node and eight levels over the 65,536 buckets. An empty subtree is
@@ -21,6 +22,7 @@ use super::{
     buckets::Bucket,
     entry::Stored,
     history::{Standing, recomputed},
+    session::gather_sessions,
 };
 use crate::crypto::{Digest, Domain};
 
@@ -37,9 +39,11 @@ const STATE_LEVEL: u8 = MIDDLE_LEVEL + HALF + 1;
 /// How many inner nodes a half of the tree has.
 const FIRST_LEAF: usize = 1 + 4 + 16 + 64;
 
-/// Separates the two uses of [`Domain::Entry`].
+/// Separates the uses of [`Domain::Entry`]; tombstones have another number.
 const KEY_HASH: u8 = 0;
 const ENTRY: u8 = 1;
+const SESSION: u8 = 4;
+const SESSION_ROW: u8 = 5;
 
 /// A key's place among the digests.
 pub fn key_hash(key: &[u8]) -> Digest {
@@ -57,6 +61,12 @@ pub fn entry_digest(key: &[u8], numbers: [u64; 4], value: &[u8]) -> Digest {
     let [create_revision, mod_revision, version, lease] = numbers;
     let fields = [create_revision, mod_revision, version, lease, key.len() as u64].map(u64::to_le_bytes);
     Domain::Entry.digest(&[&[ENTRY], fields.as_flattened(), key, value])
+}
+
+/// The place of a row of [`Table::Sessions`] among the digests, and the row's digest.
+pub(super) fn session_item(key: &[u8], row: &[u8]) -> (Digest, Digest) {
+    let size = (key.len() as u64).to_le_bytes();
+    (Domain::Entry.digest(&[&[SESSION], key]), Domain::Entry.digest(&[&[SESSION_ROW], &size, key, row]))
 }
 
 /// The digest of a bucket's packed items; zero where there are none.
@@ -93,7 +103,7 @@ pub fn recompute<T: ReadTables>(tables: &T, head: &Head) -> Result<Digest, Error
     Ok(state_digest(head.revision, head.compacted, &standing, tree.root()))
 }
 
-/// All buckets, made from [`Table::Keys`].
+/// All buckets, made from [`Table::Keys`] and [`Table::Sessions`].
 pub(super) fn gather<T: ReadTables>(tables: &T) -> Result<BTreeMap<u16, Bucket>, Error<T::Error>> {
     let mut buckets: BTreeMap<u16, Bucket> = BTreeMap::new();
     let mut damaged = false;
@@ -106,7 +116,13 @@ pub(super) fn gather<T: ReadTables>(tables: &T) -> Result<BTreeMap<u16, Bucket>,
         buckets.entry(bucket_of(&hash)).or_default().set(&hash, stored.numbers(), stored.digest(key));
         ControlFlow::Continue(())
     })?;
-    if damaged { Err(Error::Damaged("an entry")) } else { Ok(buckets) }
+    if damaged {
+        return Err(Error::Damaged("an entry"));
+    }
+    gather_sessions(tables, |hash, numbers, digest| {
+        buckets.entry(bucket_of(hash)).or_default().set(hash, numbers, digest);
+    })?;
+    Ok(buckets)
 }
 
 /// The tree above the buckets, in memory: its upper half, and below each leaf of that a lower half, where there are

@@ -11,7 +11,7 @@ use bytes::Bytes;
 /// Which table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
-    /// A key of the store → its entry. This is the state; the other tables follow from it.
+    /// A key of the store → its entry. This is the state; the other tables but that of sessions follow from it.
     Keys,
     /// A bucket's number → the digests of its entries.
     Buckets,
@@ -23,12 +23,14 @@ pub enum Table {
     Deleted,
     /// A key → its entry as of the last trimmed row of the history, where it is not the current one.
     Held,
+    /// A session's id → what is known of it; and the floor below which sessions have ended. State, as the keys are.
+    Sessions,
 }
 
 impl Table {
     /// Every table, each at its own number.
-    pub const ALL: [Self; 6] =
-        [Self::Keys, Self::Buckets, Self::Meta, Self::History, Self::Deleted, Self::Held];
+    pub const ALL: [Self; 7] =
+        [Self::Keys, Self::Buckets, Self::Meta, Self::History, Self::Deleted, Self::Held, Self::Sessions];
 }
 
 /// Reading tables.

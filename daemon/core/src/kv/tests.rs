@@ -1,7 +1,12 @@
 mod history;
+mod sessions;
 mod transactions;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, ControlFlow},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -508,7 +513,8 @@ impl Model {
     fn apply(&mut self, operation: &Operation) {
         let next = self.revision + 1;
         match operation.clone() {
-            Operation::SetProtocol { .. } | Operation::Compact { .. } => {}
+            // Sessions have a model of their own.
+            Operation::SetProtocol { .. } | Operation::Compact { .. } | Operation::InSession(_) => {}
             Operation::Transaction(transaction) => {
                 self.transact(&transaction);
             }
