@@ -65,7 +65,7 @@ impl State {
         if let Some(failure) = &self.failure {
             return Response::Failed(failure.clone());
         }
-        let at = At { revision: self.revision, index: 12, age_ms: 3 };
+        let at = At { revision: self.revision, index: 12, age_ms: 3, time_ms: 1 };
         match request {
             Request::Execute(operation) => {
                 Response::Executed { outcome: self.execute(operation), index: 12, term: 1 }
