@@ -1,10 +1,10 @@
 //! Sessions: changes that are made once, however often connections break, daemons crash, or the term changes.
 //!
 //! Each change has a number, and is sent again under that number, through the same daemon or another one, until it is answered or its
-//! deadline has passed. The cluster remembers the answers to the numbers that are open ([`SessionRequest`] has the rules), so a copy of a
+//! deadline has passed. The cluster remembers the answers to the numbers that are open ([`SessionRequest`](crate::SessionRequest) has the rules), so a copy of a
 //! change that was made before gets the first one's answer.
 //!
-//! - Up to [`SESSION_WINDOW`] changes of a session are under way, counted from the lowest number without an answer; more wait.
+//! - Up to [`SESSION_WINDOW`](crate::SESSION_WINDOW) changes of a session are under way, counted from the lowest number without an answer; more wait.
 //! - A change that is given up, because its deadline has passed or its future was dropped, may have been made or not. It is not made any more once
 //!   a later change of the session was made.
 //! - Where the cluster has ended the session, which was not used for an hour or was one of too many, a new one is opened. A change
@@ -18,8 +18,8 @@ mod tests;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bftd_core::kv::{
-    Answer, Changes, CompactUntil, Entry, Expect, Listing, Operation, Outcome, Query, Range, Refusal,
-    SessionRequest, Span, Taken, Transaction,
+    Answer, Changes, CompactUntil, Entry, Expect, Listing, Operation, Outcome, Query, Range, Refusal, Span,
+    Taken, Transaction,
 };
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ use crate::{
     protocol::{At, Consistency, Failure, Request, Response, Trace},
 };
 use links::{Backoff, Links};
-use numbers::{Number, Numbers};
+use numbers::Numbers;
 
 /// How a [`Session`] behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
