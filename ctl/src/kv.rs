@@ -351,10 +351,10 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Has a change made. What is out of bounds is refused before a daemon is even looked for.
+/// Has a change made, once. What is out of bounds is refused before a daemon is even looked for.
 async fn execute(session: &mut Session, operation: Operation) -> Result<Changed, Ended> {
     operation.check().map_err(|refusal| Failure::usage(refusal.to_string()))?;
-    Ok(session.client().await?.execute(operation).await?)
+    Ok(session.changes().await?.execute(operation).await?)
 }
 
 /// [`execute`], with what it took, where the daemon tells.
@@ -363,7 +363,7 @@ async fn execute_traced(
     operation: Operation,
 ) -> Result<(Changed, Option<Trace>), Ended> {
     operation.check().map_err(|refusal| Failure::usage(refusal.to_string()))?;
-    Ok(session.client().await?.execute_traced(operation).await?)
+    Ok(session.changes().await?.execute_traced(operation).await?)
 }
 
 fn print_change(

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use bftd_client::Client;
+use bftd_client::{Client, SessionOptions};
 use tokio::time::timeout;
 
 use crate::{
@@ -28,11 +28,13 @@ pub(crate) struct Session {
     pub(crate) is_shell: bool,
     /// At most one a socket that was named.
     clients: HashMap<PathBuf, Client>,
+    /// Likewise, by the sockets that they may use.
+    sessions: HashMap<Vec<PathBuf>, bftd_client::Session>,
 }
 
 impl Session {
     pub(crate) fn new(options: Options) -> Self {
-        Self { options, is_shell: false, clients: HashMap::new() }
+        Self { options, is_shell: false, clients: HashMap::new(), sessions: HashMap::new() }
     }
 
     /// A connection to the daemon that the options name.
@@ -44,6 +46,26 @@ impl Session {
         let client = self.connect(&socket).await?;
         self.clients.insert(socket, client.clone());
         Ok(client)
+    }
+
+    /// A session for changes with the daemon that the options name; or with the first one of the selected context, whose others are
+    /// asked when it fails with a change under way.
+    pub(crate) async fn changes(&mut self) -> Result<bftd_client::Session, Failure> {
+        let mut sockets = self.all_sockets()?;
+        if sockets.is_empty() {
+            sockets.push(self.socket()?);
+        }
+        let deadline = self.options.timeout();
+        if let Some(session) = self.sessions.get(&sockets) {
+            return Ok(session.with_deadline(deadline));
+        }
+        let began = Instant::now();
+        // Where nothing was sent yet people hear at once what is wrong.
+        let options = SessionOptions { deadline, insist: false, ..SessionOptions::default() };
+        let session = bftd_client::Session::open(sockets.iter().cloned(), options).await?;
+        self.debug(|| format!("a session with {} opened in {:?}", sockets[0].display(), began.elapsed()));
+        self.sessions.insert(sockets, session.clone());
+        Ok(session)
     }
 
     /// A new connection to a socket.

@@ -139,7 +139,7 @@ impl Txn {
         let transaction = parse(&text)?;
         let operation = Operation::Transaction(transaction.clone());
         operation.check().map_err(|refusal| Failure::usage(refusal.to_string()))?;
-        let (taken, changed) = session.client().await?.transact(transaction).await?;
+        let (taken, changed) = session.changes().await?.transact(transaction).await?;
         let revision = changed.revision();
         match session.options.output() {
             Output::Json => render::json(&Body {

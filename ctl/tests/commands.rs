@@ -14,9 +14,9 @@ use std::{
 
 use bftd::admin::{PeerCredentials, Service};
 use bftd_client::{
-    Answer, At, BlockAt, Bytes, ClusterStatus, Entry, Expect, Failure, FaultChange, Health, Listing,
-    MemberStatus, NodeTally, Operation, Outcome, Phase, Query, Refusal, Request, Response, Status, Step,
-    Trace, Want, genesis::Protocol,
+    Answer, At, BlockAt, Bytes, ClusterStatus, Consistency, Entry, Expect, Failure, FaultChange, Health,
+    Listing, MemberStatus, NodeTally, Operation, Outcome, Phase, Query, Refusal, Request, Response, Status,
+    Step, Trace, Want, genesis::Protocol,
 };
 use common::bftctl;
 use serde_json::{Value, json};
@@ -51,7 +51,9 @@ impl Service for Store {
         let answer = {
             let mut state = self.state.lock().unwrap();
             state.calls += 1;
-            (!state.is_silent).then(|| state.answer(request))
+            // What can't be decided can still be looked up here.
+            let is_local = matches!(request, Request::Query { consistency: Consistency::Local, .. });
+            (is_local || !state.is_silent).then(|| state.answer(request))
         };
         match answer {
             Some(answer) => answer,
@@ -65,7 +67,7 @@ impl State {
         if let Some(failure) = &self.failure {
             return Response::Failed(failure.clone());
         }
-        let at = At { revision: self.revision, index: 12, age_ms: 3 };
+        let at = At { revision: self.revision, index: 12, age_ms: 3, time_ms: 1 };
         match request {
             Request::Execute(operation) => {
                 Response::Executed { outcome: self.execute(operation), index: 12, term: 1 }
@@ -142,6 +144,8 @@ impl State {
                 self.protocol = protocol;
                 Outcome::ProtocolSet { revision: self.revision, protocol }
             }
+            // Each is sent once.
+            Operation::InSession(request) => self.execute(Operation::decode(&request.operation).unwrap()),
             Operation::DeletePrefix { prefix } => {
                 let before = self.entries.len();
                 self.entries.retain(|key, _| !key.starts_with(&prefix));

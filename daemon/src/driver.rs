@@ -73,8 +73,10 @@ pub type Done = Result<Executed, Refused>;
 pub struct Executed {
     /// What came of it.
     pub outcome: bftd_core::kv::Outcome,
-    /// The block that it is in.
-    pub block: bftd_core::block::BlockRef,
+    /// The index of the block that executed it: in a session it may be an earlier one than the block that this copy is in.
+    pub index: bftd_core::ids::Index,
+    /// The term of that block.
+    pub term: bftd_core::ids::Term,
 }
 
 /// Nothing was sent.

@@ -189,7 +189,8 @@ impl Worker {
         self.executed_ms.store(block.header().time_ms, Ordering::Relaxed);
         // The driver has gone only when the daemon stops.
         let _ = self.report.send(Internal::Executed(Ok((block.reference(), outcome.head.state))));
-        for (batch, outcomes) in block.batches().iter().zip(outcome.outcomes) {
+        let BlockOutcome { outcomes, repeated, .. } = outcome;
+        for (place, (batch, outcomes)) in block.batches().iter().zip(outcomes).enumerate() {
             for outcome in &outcomes {
                 if let Outcome::ProtocolSet { protocol, .. } = outcome {
                     let _ = self.report.send(Internal::Protocol(*protocol));
@@ -202,9 +203,11 @@ impl Worker {
                 let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
                 clients.remove(&(batch.incarnation, batch.number))
             };
-            for (client, outcome) in clients.into_iter().flatten().zip(outcomes) {
+            for (at, (client, outcome)) in clients.into_iter().flatten().zip(outcomes).enumerate() {
+                let here = (block.header().index, block.header().term);
+                let (index, term) = repeated.get(&(place, at)).copied().unwrap_or(here);
                 // A client that has gone away doesn't want to know.
-                let _ = client.send(Ok(Executed { outcome, block: block.reference() }));
+                let _ = client.send(Ok(Executed { outcome, index, term }));
             }
         }
     }

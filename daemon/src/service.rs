@@ -89,8 +89,8 @@ impl Service for NodeService {
 impl NodeService {
     async fn execute(&self, peer: PeerCredentials, operation: &Operation) -> Result<Response, Failure> {
         self.check_allowed(peer, operation).await?;
-        let Executed { outcome, block } = self.change(operation, None).await?;
-        Ok(Response::Executed { outcome, index: block.index.0, term: block.term.0 })
+        let Executed { outcome, index, term } = self.change(operation, None).await?;
+        Ok(Response::Executed { outcome, index: index.0, term: term.0 })
     }
 
     async fn execute_traced(
@@ -102,12 +102,13 @@ impl NodeService {
         let (since, before) = (Instant::now(), self.tallies());
         let (answer, phases) = oneshot::channel();
         let asked = Box::new(Asked { since, answer });
-        let Executed { outcome, block } = self.change(operation, Some(asked)).await?;
+        let Executed { outcome, index, term } = self.change(operation, Some(asked)).await?;
         let trace = phases.await.ok().map(|phases| Box::new(self.trace(phases, &before)));
-        Ok(Response::Traced { outcome, index: block.index.0, term: block.term.0, trace })
+        Ok(Response::Traced { outcome, index: index.0, term: term.0, trace })
     }
 
-    /// Refuses what this client may not ask for, or this cluster can't do.
+    /// Refuses what this client may not ask for, or this cluster can't do. What is in a session anybody may ask for: no protocol is
+    /// set in one.
     async fn check_allowed(&self, peer: PeerCredentials, operation: &Operation) -> Result<(), Failure> {
         let what = match operation {
             Operation::SetProtocol { .. } => "protocol",
@@ -168,10 +169,12 @@ impl NodeService {
             readable.await.map_err(|_| Failure::Busy)?;
         }
         let found = self.state.query_many(&[query]).map_err(|error| Failure::Internal(error.to_string()))?;
+        let time_ms = self.executed_ms.load(Ordering::Relaxed);
         let at = At {
             revision: found.head.revision,
             index: found.head.executed.index.0,
-            age_ms: now_ms().saturating_sub(self.executed_ms.load(Ordering::Relaxed)),
+            age_ms: now_ms().saturating_sub(time_ms),
+            time_ms,
         };
         match found.answers.into_iter().next() {
             Some(answer) => Ok(Response::Answered { answer, at }),

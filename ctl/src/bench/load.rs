@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bftd_client::{Bytes, Consistency, Error, Expect, Outcome};
+use bftd_client::{Bytes, Consistency, Error, Expect, Outcome, SessionOptions};
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{Kind, pace::Pace, tally::Tally};
@@ -35,6 +35,8 @@ pub(super) struct Plan {
 pub(super) struct Connections {
     sockets: Vec<PathBuf>,
     places: Vec<RefCell<Option<bftd_client::Client>>>,
+    /// One beside each connection, if changes are to be made once.
+    sessions: Vec<bftd_client::Session>,
 }
 
 impl Connections {
@@ -58,7 +60,23 @@ impl Connections {
         for socket in sockets_up.iter().cycle().take(count) {
             places.push(RefCell::new(Some(session.connect(socket).await?)));
         }
-        Ok(Self { sockets: sockets_up, places })
+        Ok(Self { sockets: sockets_up, places, sessions: Vec::new() })
+    }
+
+    /// Opens a session beside each connection, with the same node first.
+    pub(super) async fn open_sessions(&mut self, deadline: Duration) -> Result<(), Failure> {
+        for at in 0..self.places.len() {
+            let options = SessionOptions { deadline, ..SessionOptions::default() };
+            let first = at % self.sockets.len();
+            let sockets = self.sockets.iter().cycle().skip(first).take(self.sockets.len()).cloned();
+            self.sessions.push(bftd_client::Session::open(sockets, options).await?);
+        }
+        Ok(())
+    }
+
+    /// The session of a client, if there are any.
+    fn session(&self, client: u32) -> Option<&bftd_client::Session> {
+        self.sessions.get(client as usize % self.sessions.len().max(1))
     }
 
     /// The connection of a client; none while no node answers.
@@ -140,7 +158,11 @@ impl Client {
         if is_put {
             // Every value is another one.
             value.iter_mut().zip(number.to_le_bytes()).for_each(|(byte, new)| *byte = new);
-            client.put(key, Bytes::copy_from_slice(value), Expect::Anything).await.map(|_| ())
+            let value = Bytes::copy_from_slice(value);
+            match self.connections.session(self.number) {
+                Some(session) => session.put(key, value, Expect::Anything).await.map(|_| ()),
+                None => client.put(key, value, Expect::Anything).await.map(|_| ()),
+            }
         } else {
             client.get(key, Consistency::Linearizable).await.map(|_| ())
         }

@@ -66,6 +66,9 @@ pub(crate) struct Bench {
     /// How many connections the clients share [default: one a node]
     #[arg(long, value_name = "C", value_parser = clap::value_parser!(u16).range(1..=1000))]
     connections: Option<u16>,
+    /// Store values in sessions, one a connection: what gets no answer is sent again, and made once
+    #[arg(long)]
+    exactly_once: bool,
 }
 
 /// What clients do.
@@ -104,7 +107,11 @@ impl Bench {
         let sockets = session.all_sockets()?;
         let connections = self.connections.map_or(sockets.len(), usize::from);
         let timeout = session.options.timeout();
-        let connections = Rc::new(Connections::open(session, &sockets, connections).await?);
+        let mut connections = Connections::open(session, &sockets, connections).await?;
+        if self.exactly_once {
+            connections.open_sessions(timeout).await?;
+        }
+        let connections = Rc::new(connections);
         let plan = Rc::new(Plan { kind: self.kind, keys: self.keys, value_size: self.value_size, timeout });
         let report = LocalSet::new().run_until(self.measure(session, plan, connections)).await?;
         self.print(session, &report)?;

@@ -45,7 +45,7 @@ const BYTES_IN_FLIGHT: u32 = 64 << 20;
 /// A buffer that grew larger is given back once it is written.
 const KEPT: usize = 1 << 20;
 /// Within what time a daemon must have greeted.
-const GREETING_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const GREETING_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +110,7 @@ impl Changed {
         }
     }
 
-    fn or_refused(self) -> Result<Self, Error> {
+    pub(crate) fn or_refused(self) -> Result<Self, Error> {
         match self.outcome {
             Outcome::Refused(refusal) => Err(Failure::Refused(refusal).into()),
             _ => Ok(self),
@@ -157,7 +157,6 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fails everything that waits, now and later.
     /// Tells all who wait that they have failed for the same reason.
     fn answer_all(&self, why: &Failure) {
         for waiting in std::mem::take(&mut self.state().waiting).into_values() {
@@ -166,6 +165,7 @@ impl Shared {
         }
     }
 
+    /// Fails everything that waits, now and later.
     fn break_off(&self, why: &str) {
         let mut state = self.state();
         state.broken.get_or_insert_with(|| why.to_owned());
@@ -217,7 +217,7 @@ impl Client {
         Self::connect_within(path, GREETING_DEADLINE).await
     }
 
-    async fn connect_within(path: &Path, deadline: Duration) -> Result<Self, Error> {
+    pub(crate) async fn connect_within(path: &Path, deadline: Duration) -> Result<Self, Error> {
         let unreachable = |source| Error::Unreachable { path: path.to_owned(), source };
         let greet = async {
             let mut stream = UnixStream::connect(path).await.map_err(unreachable)?;
@@ -581,6 +581,9 @@ fn weight(request: &Request) -> u32 {
         Request::Form(FormRequest::TakeGenesis { text }) => text.len(),
         Request::Execute(Operation::Transaction(transaction))
         | Request::Traced(Operation::Transaction(transaction)) => transaction.size(),
+        Request::Execute(Operation::InSession(request)) | Request::Traced(Operation::InSession(request)) => {
+            request.operation.len()
+        }
         Request::Execute(_)
         | Request::Traced(_)
         | Request::Query { query: Query::Leases { .. }, .. }
@@ -601,14 +604,14 @@ fn not_executed(response: Response) -> Error {
     }
 }
 
-fn unexpected(response: Response) -> Error {
+pub(crate) fn unexpected(response: Response) -> Error {
     match response {
         Response::Failed(failure) => failure.into(),
         _ => another_question(),
     }
 }
 
-fn another_question() -> Error {
+pub(crate) fn another_question() -> Error {
     Failure::Internal("the daemon answered another question".to_owned()).into()
 }
 

@@ -15,12 +15,16 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! A [`Client`] is one connection: when it breaks, nobody knows whether a change under way was made. A [`Session`] reconnects, to another
+//! daemon if it must, and sends such changes again; each is made **once**.
 
 mod client;
 pub mod forming;
 pub mod frame;
 pub mod genesis;
 pub mod protocol;
+mod session;
 
 pub use bftd_core::{
     crypto::Ed25519,
@@ -28,7 +32,8 @@ pub use bftd_core::{
     kv::{
         Answer, Changes, CompactUntil, Compare, Entry, Event, Events, Expect, Filter, Kinds, LeaseStatus,
         Listing, Operation, Order, Outcome, Part, Position, Property, Query, Range, Refusal, Relation,
-        SortBy, Span, Step as TransactionStep, StepOutcome, Taken, Transaction, Want, Watched,
+        SESSION_MS, SESSION_WINDOW, SessionId, SessionRequest, SortBy, Span, Step as TransactionStep,
+        StepOutcome, Taken, Transaction, Want, Watched,
     },
     limits::{MAX_KEY, MAX_VALUE},
 };
@@ -38,3 +43,4 @@ pub use protocol::{
     Accusation, At, BlockAt, ClusterStatus, Consistency, Failure, FaultChange, Finding, Health, MemberStatus,
     NodeTally, Phase, Request, Response, Status, Step, Trace, Verdict,
 };
+pub use session::{Session, SessionOptions};

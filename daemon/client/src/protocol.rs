@@ -113,7 +113,8 @@ pub enum Consistency {
 /// A daemon's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
-    /// To [`Request::Execute`]: it is committed and executed.
+    /// To [`Request::Execute`]: it is committed and executed. Of a change in a session that was executed before, what came of it then, and
+    /// the block that it was executed with.
     Executed {
         /// What came of it.
         outcome: Outcome,
@@ -272,8 +273,10 @@ pub struct At {
     pub revision: u64,
     /// The index of the last executed block.
     pub index: u64,
-    /// How long ago that block was executed here, in milliseconds: how old a local answer may be.
+    /// How long ago that block was made, in milliseconds, by this daemon's clock: how old a local answer may be.
     pub age_ms: u64,
+    /// The time of that block, in milliseconds since the Unix epoch; 0 where the daemon has executed none since it started.
+    pub time_ms: u64,
 }
 
 /// Why a daemon could not do what was asked. Unless it says otherwise nothing was changed.

@@ -96,7 +96,7 @@ impl Changes {
     }
 
     fn table(&self, table: Table) -> &Changed {
-        let [keys, buckets, meta, history, deleted, held, leases, attached] = &self.tables;
+        let [keys, buckets, meta, history, deleted, held, leases, attached, sessions] = &self.tables;
         match table {
             Table::Keys => keys,
             Table::Buckets => buckets,
@@ -106,11 +106,12 @@ impl Changes {
             Table::Held => held,
             Table::Leases => leases,
             Table::Attached => attached,
+            Table::Sessions => sessions,
         }
     }
 
     fn table_mut(&mut self, table: Table) -> &mut Changed {
-        let [keys, buckets, meta, history, deleted, held, leases, attached] = &mut self.tables;
+        let [keys, buckets, meta, history, deleted, held, leases, attached, sessions] = &mut self.tables;
         match table {
             Table::Keys => keys,
             Table::Buckets => buckets,
@@ -120,6 +121,7 @@ impl Changes {
             Table::Held => held,
             Table::Leases => leases,
             Table::Attached => attached,
+            Table::Sessions => sessions,
         }
     }
 

@@ -31,6 +31,7 @@ const DELETED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("deleted
 const HELD: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("held");
 const LEASES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("leases");
 const ATTACHED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("attached");
+const SESSIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("sessions");
 
 /// With fewer keys no run is begun: a checkpoint has several changes for a page.
 const MIN_KEYS: u64 = if cfg!(test) { 50 } else { 1 << 17 };
@@ -57,6 +58,7 @@ pub(super) struct Tables<T> {
     held: T,
     leases: T,
     attached: T,
+    sessions: T,
     /// The numbers of the runs, the newest first.
     numbers: Vec<u32>,
 }
@@ -77,6 +79,7 @@ impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
         let (keys, runs, buckets, meta) = (open(KEYS)?, open(RUNS)?, open(BUCKETS)?, open(META)?);
         let (history, deleted, held) = (open(HISTORY)?, open(DELETED)?, open(HELD)?);
         let (leases, attached) = (open(LEASES)?, open(ATTACHED)?);
+        let sessions = open(SESSIONS)?;
         let mut numbers = Vec::new();
         let mut from = Some(0);
         while let Some(number) = from
@@ -86,7 +89,7 @@ impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
             from = found.checked_add(1);
         }
         numbers.reverse();
-        Ok(Self { keys, runs, buckets, meta, history, deleted, held, leases, attached, numbers })
+        Ok(Self { keys, runs, buckets, meta, history, deleted, held, leases, attached, sessions, numbers })
     }
 
     /// The table that holds it; that of keys without what the runs have.
@@ -100,6 +103,7 @@ impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
             Table::Held => &self.held,
             Table::Leases => &self.leases,
             Table::Attached => &self.attached,
+            Table::Sessions => &self.sessions,
         }
     }
 
@@ -227,6 +231,7 @@ impl<'t> Tables<redb::Table<'t, Bytes, Bytes>> {
             Table::Held => &mut self.held,
             Table::Leases => &mut self.leases,
             Table::Attached => &mut self.attached,
+            Table::Sessions => &mut self.sessions,
         }
     }
 }

@@ -1,10 +1,12 @@
-//! The digest of the state: a Merkle tree over the contents of [`Table::Keys`] and [`Table::Leases`], the ends of the history's chain, and the revision.
+//! The digest of the state: a Merkle tree over the contents of [`Table::Keys`], [`Table::Leases`] and [`Table::Sessions`], the ends of
+//! the history's chain, and the revision.
 //!
-//! It covers contents alone: neither index nor term. Stores with the same keys, entries, history and revision have the same
+//! It covers contents alone: neither index nor term. Stores with the same keys, entries, history, sessions and revision have the same
 //! digest, however many empty or refused requests brought them there, so a snapshot can be checked against a
 //! digest. The index is bound to it where it is certified, in [`crate::block::Executed`].
 //!
-//! - An **item** is a key's hash, its entry's numbers, and the digest of the key with its whole entry.
+//! - An **item** is a key's hash, its entry's numbers, and the digest of the key with its whole entry; or the same of a row of
+//!   [`Table::Sessions`], with zeros for numbers.
 //! - A **bucket** holds the items whose key hashes share the first 16 bits, in the order of the hashes. Its digest
 //!   covers the hashes too, so that one bucket proves a key's absence as well as its presence.
 //! - The **tree** has four children a node and eight levels over the 65,536 buckets. An empty subtree is
@@ -23,6 +25,7 @@ use super::{
     entry::{Numbers, Stored},
     history::{PER_EVENT, Standing, recomputed},
     lease::{clock_ms, each_digest},
+    session::gather_sessions,
 };
 use crate::{
     crypto::{Digest, Domain},
@@ -42,9 +45,11 @@ const STATE_LEVEL: u8 = MIDDLE_LEVEL + HALF + 1;
 /// How many inner nodes a half of the tree has.
 const FIRST_LEAF: usize = 1 + 4 + 16 + 64;
 
-/// Separates the two uses of [`Domain::Entry`].
+/// Separates the uses of [`Domain::Entry`]; tombstones have another number.
 const KEY_HASH: u8 = 0;
 const ENTRY: u8 = 1;
+const SESSION: u8 = 4;
+const SESSION_ROW: u8 = 5;
 
 /// A key's place among the digests.
 pub fn key_hash(key: &[u8]) -> Digest {
@@ -62,6 +67,12 @@ pub fn entry_digest(key: &[u8], numbers: [u64; 4], value: &[u8]) -> Digest {
     let [create_revision, mod_revision, version, lease] = numbers;
     let fields = [create_revision, mod_revision, version, lease, key.len() as u64].map(u64::to_le_bytes);
     Domain::Entry.digest(&[&[ENTRY], fields.as_flattened(), key, value])
+}
+
+/// The place of a row of [`Table::Sessions`] among the digests, and the row's digest.
+pub(super) fn session_item(key: &[u8], row: &[u8]) -> (Digest, Digest) {
+    let size = (key.len() as u64).to_le_bytes();
+    (Domain::Entry.digest(&[&[SESSION], key]), Domain::Entry.digest(&[&[SESSION_ROW], &size, key, row]))
 }
 
 /// The digest of a bucket's packed items; zero where there are none.
@@ -121,7 +132,7 @@ pub(super) fn size_of(key: &[u8], value: usize) -> u64 {
     (PER_EVENT + key.len() + value) as u64
 }
 
-/// All buckets, made from [`Table::Keys`].
+/// All buckets, made from [`Table::Keys`] and [`Table::Sessions`].
 pub(super) fn gather<T: ReadTables>(tables: &T) -> Result<BTreeMap<u16, Bucket>, Error<T::Error>> {
     let mut buckets: BTreeMap<u16, Bucket> = BTreeMap::new();
     let mut damaged = false;
@@ -139,6 +150,9 @@ pub(super) fn gather<T: ReadTables>(tables: &T) -> Result<BTreeMap<u16, Bucket>,
     }
     each_digest(tables, |hash, digest| {
         buckets.entry(bucket_of(&hash)).or_default().set(&hash, Numbers::NONE, digest);
+    })?;
+    gather_sessions(tables, |hash, numbers, digest| {
+        buckets.entry(bucket_of(hash)).or_default().set(hash, numbers, digest);
     })?;
     Ok(buckets)
 }

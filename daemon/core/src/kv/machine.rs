@@ -8,6 +8,7 @@
 //!
 //! - [`StateMachine::execute`] changes the keys and the record of what has been executed. The transaction that holds
 //!   one holds the other, or a block would be executed twice after a crash.
+//! - The same is true of the sessions (see [`super::SessionRequest`]), which are state.
 //! - [`StateMachine::trim`] ends what is compacted, a row at a time. It changes no digest: members do it when they have time.
 //! - [`StateMachine::save_recent`] writes the recent states. It belongs into every transaction that is made durable.
 //! - [`StateMachine::save`] also writes what can be made anew, the buckets of digests. It belongs before a stop. Where
@@ -29,12 +30,13 @@ use super::{
     history::{History, first_row_after, last_revision_until, read_standing, trim},
     lease::Leases,
     range::Budget,
+    session::Sessions,
     writing::Writing,
 };
 use crate::{
     block::{Block, BlockRef, Request},
     crypto::Digest,
-    ids::{Index, MemberId},
+    ids::{Index, MemberId, Term},
     limits::{DEFAULT_QUOTA, REMEMBERED_STATES},
     protocol::Protocol,
 };
@@ -90,6 +92,9 @@ pub struct BlockOutcome {
     pub head: Head,
     /// What came of each request of each batch, in the block's order.
     pub outcomes: Vec<Vec<Outcome>>,
+    /// Which of them an earlier block had executed, in a session: the places of batch and request, and the index and term of
+    /// that block.
+    pub repeated: BTreeMap<(usize, usize), (Index, Term)>,
 }
 
 /// Why the state can't be read or blocks can't be executed.
@@ -127,6 +132,7 @@ pub struct StateMachine {
     /// What requests have set; none while the genesis says it. Not covered by the digest: it decides who is sent votes, which is
     /// of no consequence for safety.
     protocol: Option<Protocol>,
+    pub(super) sessions: Sessions,
     pub(super) buckets: Buckets,
     pub(super) leases: Leases,
     /// The last states, rising by index; at most [`REMEMBERED_STATES`].
@@ -185,11 +191,23 @@ impl StateMachine {
             .read(Table::Meta, PROTOCOL, |bytes| postcard::from_bytes(bytes).ok())?
             .map(|protocol| protocol.ok_or(Error::Damaged("the record of the protocol")))
             .transpose()?;
+        let sessions = Sessions::open(tables)?;
         let (recent, buffer) = (VecDeque::new(), Vec::new());
         let reads = allowance();
         let trimmed_for = 0;
-        let mut machine =
-            Self { head, history, trimmed_for, reads, protocol, buckets, leases, recent, unsaved: 0, buffer };
+        let mut machine = Self {
+            head,
+            history,
+            trimmed_for,
+            reads,
+            protocol,
+            sessions,
+            buckets,
+            leases,
+            recent,
+            unsaved: 0,
+            buffer,
+        };
         machine.load_recent(tables)?;
         Ok(machine)
     }
@@ -310,36 +328,58 @@ impl StateMachine {
         block: &Block,
     ) -> Result<BlockOutcome, Error<T::Error>> {
         self.history.time_ms = block.header().time_ms;
+        self.sessions.begin_block(block.header());
         self.pass_time(tables, block.header())?;
+        let mut repeated = BTreeMap::new();
         let mut allowances: BTreeMap<MemberId, Budget> = BTreeMap::new();
         let mut outcomes = Vec::with_capacity(block.batches().len());
         for batch in block.batches() {
             // Nobody's transactions are at the expense of other members'.
             self.reads = allowances.get(&batch.origin).copied().unwrap_or_else(allowance);
-            let requests = batch.requests.iter().map(|request| self.apply(tables, request));
-            outcomes.push(requests.collect::<Result<_, _>>()?);
+            let mut of_batch = Vec::with_capacity(batch.requests.len());
+            for request in &batch.requests {
+                let (outcome, first) = self.apply(tables, request)?;
+                if let Some(first) = first {
+                    repeated.insert((outcomes.len(), of_batch.len()), first);
+                }
+                of_batch.push(outcome);
+            }
+            outcomes.push(of_batch);
             allowances.insert(batch.origin, self.reads);
         }
         self.history.end_row(tables)?;
+        self.sessions.end_block(tables, &mut self.buckets)?;
         self.head.executed = block.reference();
         self.head.used = self.history.used();
         let numbers = [self.head.revision, self.head.compacted, self.leases.now_ms(), self.head.quota];
         self.head.state = state_digest(numbers, &self.history.standing, self.buckets.root());
         self.remember(self.head.executed.index, self.head.state);
-        Ok(BlockOutcome { head: self.head, outcomes })
+        Ok(BlockOutcome { head: self.head, outcomes, repeated })
     }
 
+    /// Executes a request. Says which block has executed it, where that was an earlier one or this one before.
     fn apply<T: WriteTables>(
         &mut self,
         tables: &mut T,
         request: &Request,
+    ) -> Result<(Outcome, Option<(Index, Term)>), Error<T::Error>> {
+        match Operation::decode_in(request) {
+            Ok(Operation::InSession(request)) => self.in_session(tables, &request),
+            Ok(operation) => match operation.check() {
+                Ok(()) => Ok((self.change(tables, &operation)?, None)),
+                Err(refusal) => Ok((Outcome::Refused(refusal), None)),
+            },
+            Err(refusal) => Ok((Outcome::Refused(refusal), None)),
+        }
+    }
+
+    /// Executes an operation that [`Operation::check`] has found in order.
+    pub(super) fn change<T: WriteTables>(
+        &mut self,
+        tables: &mut T,
+        operation: &Operation<&[u8]>,
     ) -> Result<Outcome, Error<T::Error>> {
-        let operation =
-            match Operation::decode_in(request).and_then(|operation| operation.check().map(|()| operation)) {
-                Ok(operation) => operation,
-                Err(refusal) => return Ok(Outcome::Refused(refusal)),
-            };
-        match operation {
+        match *operation {
             Operation::Put { key, value, expect, lease } => self.put(tables, (key, value, lease), expect),
             Operation::Delete { key } => {
                 let keys = u64::from(self.delete(tables, key, self.head.revision + 1)?);
@@ -362,7 +402,9 @@ impl StateMachine {
                 })
             }
             Operation::Tick => Ok(Outcome::Ticked { revision: self.head.revision }),
-            Operation::Transaction(transaction) => self.transact(tables, &transaction),
+            Operation::Transaction(ref transaction) => self.transact(tables, transaction),
+            // What is in a session is in no other one.
+            Operation::InSession(_) => Ok(Outcome::Refused(Refusal::Malformed)),
             Operation::SetProtocol { protocol } => {
                 let value = postcard::to_stdvec(&protocol).expect("encoding into a growing buffer succeeds");
                 tables.put(Table::Meta, PROTOCOL, &value)?;

@@ -5,6 +5,7 @@
 //! - [operation](Operation): what clients ask, and what they are answered.
 //! - [tables](ReadTables): the ordered tables that hold the state: in memory here, on disk in the daemon.
 //! - [machine](StateMachine): executes blocks, exactly once each, in the order of their indices.
+//! - [session](SessionRequest): requests that are sent several times, and executed once.
 //! - [transaction](Transaction): comparisons, and one of two lists of steps.
 //! - [leases](LeaseStatus): keys that go when nobody keeps them.
 //! - `history`: what keys were, until that is compacted.
@@ -21,6 +22,7 @@ mod machine;
 mod operation;
 mod query;
 mod range;
+mod session;
 mod span;
 mod tables;
 mod transact;
@@ -34,6 +36,10 @@ pub use machine::{BlockOutcome, Error, Head, StateMachine, head};
 pub use operation::{CompactUntil, Entry, Expect, Operation, Outcome, Refusal};
 pub use query::{Answer, Changes, MAX_CHANGES, Query, get, query};
 pub use range::{Filter, Listing, MAX_ANSWER, MAX_SORTED, Order, Range, SortBy, Want};
+pub use session::{
+    KEPT_ANSWER, KEPT_ANSWERS, MAX_SESSION_BYTES, MAX_SESSIONS, SESSION_MS, SESSION_WINDOW, SessionId,
+    SessionRequest,
+};
 pub use span::Span;
 pub use tables::{MemoryTables, ReadTables, Table, WriteTables};
 pub use transaction::{

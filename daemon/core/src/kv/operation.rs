@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     range::MAX_SORTED,
+    session::{SESSION_WINDOW, SessionRequest},
     transaction::{MAX_STEPS, MAX_TRANSACTION, MAX_VISITED, Taken, Transaction},
 };
 use crate::{
@@ -72,6 +73,8 @@ pub enum Operation<B = Bytes> {
     },
     /// Does nothing: with any block time passes, and leases end.
     Tick,
+    /// Does what is asked in a session, once.
+    InSession(SessionRequest<B>),
 }
 
 /// How far the history is forgotten. What keys were as of that revision can still be read.
@@ -133,6 +136,7 @@ impl<B: AsRef<[u8]>> Operation<B> {
             | Self::KeepLease { .. }
             | Self::RevokeLease { .. }
             | Self::Tick => Ok(()),
+            Self::InSession(request) => request.open().map(|_| ()),
         }
     }
 }
@@ -365,6 +369,38 @@ pub enum Refusal {
         /// Its id.
         lease: u64,
     },
+    /// The session is not known, and will not be.
+    #[error(
+        "the session has ended: it was not used for an hour, or too many others were used later. What was sent in it before may or may          not have been done; what is sent now is not"
+    )]
+    SessionEnded,
+    /// The session says that it was opened at a time that is yet to come.
+    #[error(
+        "the session was opened at a time that is yet to come: for the cluster it is {time_ms} ms since 1970"
+    )]
+    SessionAhead {
+        /// The time of the block.
+        time_ms: u64,
+    },
+    /// The client has said that it needs no answer to this request any more.
+    #[error(
+        "the session needs no answers below number {answered} any more: what is sent below that is not done"
+    )]
+    AnsweredBefore {
+        /// The lowest number that is open.
+        answered: u64,
+    },
+    /// Too many requests of the session are without an answer that its client is known to have.
+    #[error(
+        "a session has at most {SESSION_WINDOW} changes under way, and the answer to its number {answered} is not known to have come"
+    )]
+    SessionWindow {
+        /// The lowest number that is open.
+        answered: u64,
+    },
+    /// The operation can't be in a session.
+    #[error("the protocol is not set in a session: it can be set again, nothing comes of that")]
+    NotInSession,
 }
 
 /// A key's value and history in numbers, as in etcd.

@@ -181,7 +181,7 @@ impl Budget {
     }
 
     /// Takes an entry of the answer, if it fits.
-    fn answer(&mut self, bytes: usize) -> bool {
+    pub(super) fn answer(&mut self, bytes: usize) -> bool {
         let left = self.answer.checked_sub(bytes);
         self.answer = left.unwrap_or(self.answer);
         left.is_some()

@@ -1,8 +1,13 @@
 mod history;
 mod leases;
+mod sessions;
 mod transactions;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, ControlFlow},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -412,12 +417,12 @@ fn deleting_a_prefix_goes_beyond_one_chunk_of_memory() {
     store.one(delete("l"));
     store.machine.save(&mut store.tables).unwrap();
     let mut buckets = 0;
-    let all = std::ops::Bound::Unbounded;
+    let all = Bound::Unbounded;
     store
         .tables
         .scan(Table::Buckets, all, |_, _| {
             buckets += 1;
-            std::ops::ControlFlow::Continue(())
+            ControlFlow::Continue(())
         })
         .unwrap();
     assert_eq!(buckets, 0, "empty buckets are removed");
@@ -439,9 +444,9 @@ fn buckets_are_read_again_when_there_is_no_room_for_all() {
     let mut written = 0;
     let count = |_: &[u8], _: &[u8]| {
         written += 1;
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     };
-    store.tables.scan(Table::Buckets, std::ops::Bound::Unbounded, count).unwrap();
+    store.tables.scan(Table::Buckets, Bound::Unbounded, count).unwrap();
     assert!(written > 0, "there was room for all");
     let puts: Vec<_> = keys.iter().step_by(1000).map(|key| put_if(key, "2", Expect::Absent)).collect();
     assert!(store.run(&puts).iter().all(|outcome| matches!(outcome, Outcome::Mismatch { .. })));
@@ -524,9 +529,10 @@ impl Model {
             Operation::SetProtocol { .. }
             | Operation::Compact { .. }
             | Operation::SetQuota { .. }
-            | Operation::Tick => {}
+            | Operation::Tick
+            | Operation::InSession(_) => {}
             Operation::GrantLease { .. } | Operation::KeepLease { .. } | Operation::RevokeLease { .. } => {
-                unreachable!("leases have a model of their own")
+                unreachable!("leases and sessions have a model of their own")
             }
             Operation::Transaction(transaction) => {
                 self.transact(&transaction);

@@ -25,7 +25,7 @@ impl Service for Prompt {
                 };
                 Response::Answered {
                     answer: Answer::Entry(Some(entry)),
-                    at: At { revision: 1, index: 1, age_ms: 0 },
+                    at: At { revision: 1, index: 1, age_ms: 0, time_ms: 0 },
                 }
             }
             _ => std::future::pending().await,
