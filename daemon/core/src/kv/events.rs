@@ -92,6 +92,7 @@ impl Kinds {
 /// What is gathered for an answer.
 struct Gathering<'a> {
     watched: &'a Watched,
+    compacted: u64,
     events: Vec<Event>,
     /// How many of them belong to revisions that have ended, and the place after these.
     whole: (usize, Position),
@@ -115,7 +116,7 @@ impl Gathering<'_> {
             && self.watched.keys.contains(event.key)
             && self.watched.kinds.has(event)
         {
-            let event = self.watched.shown(tables, event)?;
+            let event = self.watched.shown(tables, event, self.compacted)?;
             let entries = [&event.entry, &event.previous].into_iter().flatten();
             let size = PER_ENTRY + event.key.len() + entries.map(|entry| entry.value.len()).sum::<usize>();
             if self.bytes + size > MAX_ANSWER && !self.events.is_empty() {
@@ -130,10 +131,16 @@ impl Gathering<'_> {
 }
 
 impl Watched {
-    fn shown<T: ReadTables>(&self, tables: &T, event: &StoredEvent<'_>) -> Result<Event, Error<T::Error>> {
+    fn shown<T: ReadTables>(
+        &self,
+        tables: &T,
+        event: &StoredEvent<'_>,
+        compacted: u64,
+    ) -> Result<Event, Error<T::Error>> {
         let StoredEvent { revision, previous: before, key, change } = event;
         let was_there = change.entry().is_none_or(|entry| entry.version > 1);
-        let previous = if self.with_previous && was_there {
+        // What was before the compacted revision can't be read any more.
+        let previous = if self.with_previous && was_there && *revision > compacted {
             let entry = entry_exactly(tables, key, *before)?;
             Some(entry.ok_or(Error::Damaged("the history of a key"))?)
         } else {
@@ -151,11 +158,12 @@ pub(super) fn events<T: ReadTables>(
     watched: &Watched,
 ) -> Result<Result<Events, Refusal>, Error<T::Error>> {
     let from = watched.from;
-    if from.revision <= head.compacted {
+    if from.revision < head.compacted {
         return Ok(Err(Refusal::Compacted { compacted: head.compacted }));
     }
     let mut gathering = Gathering {
         watched,
+        compacted: head.compacted,
         events: Vec::new(),
         whole: (0, from),
         at: Position::start_of(0),

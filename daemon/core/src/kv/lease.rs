@@ -3,12 +3,13 @@
 //! - A lease has a time to live. Granting it and keeping it set its deadline: that long from then on, by the **lease clock**.
 //!   A key hangs on at most one lease, the one that its last put names.
 //! - The lease clock goes with the times of blocks, within one term. From a term's last block to the next one's first no time
-//!   passes: a new leader's clock shortens no lease, and while there is no leader none expires. A leader that lies about
-//!   the time gains what followers let a block's time be ahead of theirs ([`Timing::max_ahead_ms`](crate::limits::Timing)), once a term.
+//!   passes: a new leader's clock shortens no lease, and while there is no leader none expires. A leader that lies can
+//!   make time pass that did not: as much as followers let a block's time be ahead of theirs ([`Timing::max_ahead_ms`](crate::limits::Timing)),
+//!   and at the beginning of its term what passed since the last block before it.
 //! - A lease whose deadline has come ends with the next block, before its requests, in the order of deadlines: its keys are deleted in one
 //!   revision. It can't be kept any more. So that there is a block, members propose a [`Operation::Tick`](super::Operation::Tick) when a deadline has come.
-//! - A block ends no more leases once [`MAX_ENDED_KEYS`] keys are deleted with them; the next one goes on. No lease whose deadline has
-//!   come can be used meanwhile.
+//! - So many keys hang on one lease at most as one request may delete in a range. A block ends no more leases once there are
+//!   [`MAX_ENDED`] of them and their keys; the next one goes on. No lease whose deadline has come can be used meanwhile.
 //! - While there is no lease, the clock stands at zero.
 
 use std::{
@@ -20,7 +21,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Error, MAX_ANSWER, Outcome, ReadTables, Refusal, StateMachine, Table, WriteTables, entry::Numbers,
+    Error, MAX_ANSWER, MAX_DELETED, MAX_DELETED_BYTES, Outcome, ReadTables, Refusal, StateMachine, Table,
+    WriteTables, entry::Numbers,
 };
 use crate::{
     block::Header,
@@ -29,12 +31,10 @@ use crate::{
     limits::MAX_LEASES,
 };
 
-/// After how many deleted keys a block ends no more leases.
-pub const MAX_ENDED_KEYS: u64 = if cfg!(test) { 8 } else { 16_384 };
+/// After how many leases and keys a block ends no more leases.
+pub const MAX_ENDED: u64 = if cfg!(test) { 8 } else { 16_384 };
 /// In [`Table::Meta`]: the [`Clock`].
 const CLOCK: &[u8] = b"lease clock";
-/// How many keys are looked up at once.
-const CHUNK: usize = 1024;
 /// Mark digests of leases among those of entries and sessions: the place among the items, the item, and what ids are made of.
 const LEASE_HASH: u8 = 6;
 const LEASE: u8 = 7;
@@ -58,10 +58,19 @@ pub(super) struct Clock {
     term: Term,
 }
 
+/// What hangs on a lease.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    keys: usize,
+    bytes: usize,
+}
+
 /// All leases, which are few enough to be held in memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leases {
     by_id: BTreeMap<u64, Lease>,
+    /// Of those that have keys.
+    loads: BTreeMap<u64, Load>,
     /// Deadlines and ids.
     by_deadline: BTreeSet<(u64, u64)>,
     pub(super) clock: Clock,
@@ -125,7 +134,7 @@ pub(super) fn clock_ms<T: ReadTables>(tables: &T) -> Result<u64, Error<T::Error>
 
 fn read_clock<T: ReadTables>(tables: &T) -> Result<Clock, Error<T::Error>> {
     let clock = tables.read(Table::Meta, CLOCK, |bytes| postcard::from_bytes(bytes).ok())?;
-    clock.map_or(Ok(Clock::default()), |clock| clock.ok_or(Error::Damaged("the lease clock")))
+    clock.flatten().ok_or(Error::Damaged("the lease clock"))
 }
 
 fn each<T: ReadTables>(tables: &T, mut f: impl FnMut(u64, Lease)) -> Result<(), Error<T::Error>> {
@@ -146,32 +155,35 @@ pub(super) fn leases<T: ReadTables>(
     id: Option<u64>,
 ) -> Result<Vec<LeaseStatus>, Error<T::Error>> {
     let now_ms = clock_ms(tables)?;
-    let mut found = Vec::new();
-    each(tables, |other, lease| {
-        if id.is_none_or(|id| id == other) {
-            found.push(LeaseStatus {
-                id: other,
-                ttl_ms: lease.ttl_ms,
-                remaining_ms: lease.deadline_ms.saturating_sub(now_ms),
-                keys: Vec::new(),
-                more: false,
-            });
+    let status = |id, lease: Lease| LeaseStatus {
+        id,
+        ttl_ms: lease.ttl_ms,
+        remaining_ms: lease.deadline_ms.saturating_sub(now_ms),
+        keys: Vec::new(),
+        more: false,
+    };
+    let Some(id) = id else {
+        let mut found = Vec::new();
+        each(tables, |id, lease| found.push(status(id, lease)))?;
+        return Ok(found);
+    };
+    let lease = tables.read(Table::Leases, &id.to_be_bytes(), Lease::decode)?;
+    let Some(lease) = lease.map(|lease| lease.ok_or(Error::Damaged("a lease"))).transpose()? else {
+        return Ok(Vec::new());
+    };
+    let mut status = status(id, lease);
+    let mut bytes = 0;
+    tables.scan(Table::Attached, Bound::Included(&id.to_be_bytes()), |row, _| {
+        let Some(key) = row.strip_prefix(&id.to_be_bytes()) else { return ControlFlow::Break(()) };
+        bytes += key.len() + 8;
+        if bytes > MAX_ANSWER {
+            status.more = true;
+            return ControlFlow::Break(());
         }
+        status.keys.push(Bytes::copy_from_slice(key));
+        ControlFlow::Continue(())
     })?;
-    if let (Some(id), [status]) = (id, &mut found[..]) {
-        let mut bytes = 0;
-        tables.scan(Table::Attached, Bound::Included(&id.to_be_bytes()), |row, _| {
-            let Some(key) = row.strip_prefix(&id.to_be_bytes()) else { return ControlFlow::Break(()) };
-            bytes += key.len() + 8;
-            if bytes > MAX_ANSWER {
-                status.more = true;
-                return ControlFlow::Break(());
-            }
-            status.keys.push(Bytes::copy_from_slice(key));
-            ControlFlow::Continue(())
-        })?;
-    }
-    Ok(found)
+    Ok(vec![status])
 }
 
 impl Leases {
@@ -181,7 +193,15 @@ impl Leases {
         if !leases.by_id.is_empty() {
             leases.clock = read_clock(tables)?;
         }
-        Ok(leases)
+        let mut is_damaged = false;
+        tables.scan(Table::Attached, Bound::Unbounded, |row, _| {
+            match row.split_first_chunk() {
+                Some((id, key)) => leases.load(u64::from_be_bytes(*id), key),
+                None => is_damaged = true,
+            }
+            if is_damaged { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if is_damaged { Err(Error::Damaged("the keys of a lease")) } else { Ok(leases) }
     }
 
     /// Lets the time pass until a block's.
@@ -218,13 +238,41 @@ impl Leases {
         Some(self.clock.time_ms.saturating_add(deadline_ms.saturating_sub(self.clock.now_ms)))
     }
 
+    fn is_alive(&self, id: u64) -> bool {
+        self.by_id.get(&id).is_some_and(|lease| lease.deadline_ms > self.clock.now_ms)
+    }
+
     /// Refuses a lease that a key can't hang on; 0 stands for none.
     pub(super) fn check(&self, id: u64) -> Result<(), Refusal> {
-        let is_alive = |lease: &Lease| lease.deadline_ms > self.clock.now_ms;
-        if id == 0 || self.by_id.get(&id).is_some_and(is_alive) {
-            Ok(())
-        } else {
-            Err(Refusal::NoSuchLease { lease: id })
+        if id == 0 {
+            return Ok(());
+        }
+        if !self.is_alive(id) {
+            return Err(Refusal::NoSuchLease { lease: id });
+        }
+        // One transaction may go a little beyond it.
+        let Load { keys, bytes } = self.loads.get(&id).copied().unwrap_or_default();
+        if keys >= MAX_DELETED || bytes >= MAX_DELETED_BYTES {
+            return Err(Refusal::LeaseFull { lease: id });
+        }
+        Ok(())
+    }
+
+    /// One more key hangs on it.
+    pub(super) fn load(&mut self, id: u64, key: &[u8]) {
+        let load = self.loads.entry(id).or_default();
+        load.keys += 1;
+        load.bytes += key.len();
+    }
+
+    /// One key hangs on it no more.
+    pub(super) fn unload(&mut self, id: u64, key: &[u8]) {
+        if let Some(load) = self.loads.get_mut(&id) {
+            load.keys -= 1;
+            load.bytes -= key.len();
+            if load.keys == 0 {
+                self.loads.remove(&id);
+            }
         }
     }
 
@@ -266,10 +314,10 @@ impl StateMachine {
         self.leases.advance(header);
         let mut ended = 0;
         while let Some((deadline_ms, id)) = self.leases.by_deadline.first().copied() {
-            if deadline_ms > self.leases.clock.now_ms || ended >= MAX_ENDED_KEYS {
+            if deadline_ms > self.leases.clock.now_ms || ended >= MAX_ENDED {
                 break;
             }
-            ended += self.end_lease(tables, id)?;
+            ended += 1 + self.end_lease(tables, id)?;
         }
         Ok(())
     }
@@ -298,8 +346,8 @@ impl StateMachine {
         let Some(Lease { ttl_ms, .. }) = self.leases.by_id.get(&id).copied() else {
             return Ok(Outcome::Refused(Refusal::NoSuchLease { lease: id }));
         };
-        if let Err(refusal) = self.leases.check(id) {
-            return Ok(Outcome::Refused(refusal));
+        if !self.leases.is_alive(id) {
+            return Ok(Outcome::Refused(Refusal::NoSuchLease { lease: id }));
         }
         self.set_lease(tables, id, ttl_ms)?;
         Ok(Outcome::LeaseKept { revision: self.head.revision, ttl_ms })
@@ -335,24 +383,20 @@ impl StateMachine {
     /// Ends a lease, and deletes the keys that hang on it, in one revision. Says how many there were.
     fn end_lease<T: WriteTables>(&mut self, tables: &mut T, id: u64) -> Result<u64, Error<T::Error>> {
         let revision = self.head.revision + 1;
-        let mut ended = 0;
-        loop {
-            let mut keys = Vec::new();
+        let hanging = self.leases.loads.get(&id).map_or(0, |load| load.keys);
+        let mut keys = Vec::with_capacity(hanging);
+        if hanging > 0 {
             tables.scan(Table::Attached, Bound::Included(&id.to_be_bytes()), |row, _| {
-                let Some(key) = row.strip_prefix(&id.to_be_bytes()) else { return ControlFlow::Break(()) };
-                keys.push(key.to_vec());
-                if keys.len() == CHUNK { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                keys.extend(row.strip_prefix(&id.to_be_bytes()).map(<[u8]>::to_vec));
+                if keys.len() == hanging { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
-            for key in &keys {
-                if !self.delete(tables, key, revision)? {
-                    return Err(Error::Damaged("the keys of a lease"));
-                }
-            }
-            ended += keys.len() as u64;
-            if keys.len() < CHUNK {
-                break;
+        }
+        for key in &keys {
+            if !self.delete(tables, key, revision)? {
+                return Err(Error::Damaged("the keys of a lease"));
             }
         }
+        let ended = keys.len() as u64;
         self.head.revision += u64::from(ended > 0);
         tables.remove(Table::Leases, &id.to_be_bytes())?;
         let hash = lease_hash(id);

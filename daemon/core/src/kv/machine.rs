@@ -31,7 +31,7 @@ use super::{
     lease::Leases,
     range::Budget,
     session::Sessions,
-    writing::Writing,
+    writing::{Deletions, Writing},
 };
 use crate::{
     block::{Block, BlockRef, Request},
@@ -49,8 +49,6 @@ const SAVED: &[u8] = b"saved";
 const PROTOCOL: &[u8] = b"protocol";
 /// In [`Table::Meta`]: followed by a slot of two bytes, a recent index and the state after it.
 const RECENT: &[u8] = b"recent";
-/// How many keys of a prefix are deleted at once.
-const DELETE_CHUNK: usize = 1024;
 
 /// How far execution has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +127,8 @@ pub struct StateMachine {
     trimmed_for: u64,
     /// What the transactions of the member whose batch is being executed may still read in this block.
     pub(super) reads: Budget,
+    /// What its requests may still delete in ranges.
+    pub(super) deletions: Deletions,
     /// What requests have set; none while the genesis says it. Not covered by the digest: it decides who is sent votes, which is
     /// of no consequence for safety.
     protocol: Option<Protocol>,
@@ -193,13 +193,14 @@ impl StateMachine {
             .transpose()?;
         let sessions = Sessions::open(tables)?;
         let (recent, buffer) = (VecDeque::new(), Vec::new());
-        let reads = allowance();
+        let (reads, deletions) = allowance();
         let trimmed_for = 0;
         let mut machine = Self {
             head,
             history,
             trimmed_for,
             reads,
+            deletions,
             protocol,
             sessions,
             buckets,
@@ -266,6 +267,9 @@ impl StateMachine {
     /// # Errors
     /// The store's.
     pub fn trim<T: WriteTables>(&mut self, tables: &mut T) -> Result<bool, Error<T::Error>> {
+        if self.is_trimmed() {
+            return Ok(false);
+        }
         let is_trimmed = trim(tables, &mut self.history.standing, self.head.compacted)?;
         if is_trimmed {
             self.history.standing.write(tables)?;
@@ -331,11 +335,11 @@ impl StateMachine {
         self.sessions.begin_block(block.header());
         self.pass_time(tables, block.header())?;
         let mut repeated = BTreeMap::new();
-        let mut allowances: BTreeMap<MemberId, Budget> = BTreeMap::new();
+        let mut allowances: BTreeMap<MemberId, (Budget, Deletions)> = BTreeMap::new();
         let mut outcomes = Vec::with_capacity(block.batches().len());
         for batch in block.batches() {
-            // Nobody's transactions are at the expense of other members'.
-            self.reads = allowances.get(&batch.origin).copied().unwrap_or_else(allowance);
+            // Nobody's requests are at the expense of other members'.
+            (self.reads, self.deletions) = allowances.get(&batch.origin).copied().unwrap_or_else(allowance);
             let mut of_batch = Vec::with_capacity(batch.requests.len());
             for request in &batch.requests {
                 let (outcome, first) = self.apply(tables, request)?;
@@ -345,7 +349,7 @@ impl StateMachine {
                 of_batch.push(outcome);
             }
             outcomes.push(of_batch);
-            allowances.insert(batch.origin, self.reads);
+            allowances.insert(batch.origin, (self.reads, self.deletions));
         }
         self.history.end_row(tables)?;
         self.sessions.end_block(tables, &mut self.buckets)?;
@@ -386,8 +390,10 @@ impl StateMachine {
                 Ok(self.deleted(keys))
             }
             Operation::DeletePrefix { prefix } => {
-                let keys = self.delete_all(tables, &Span::Prefix(prefix), self.head.revision + 1)?;
-                Ok(self.deleted(keys))
+                match self.delete_all(tables, &Span::Prefix(prefix), self.head.revision + 1)? {
+                    Some(keys) => Ok(self.deleted(keys)),
+                    None => Ok(Outcome::Refused(Refusal::DeletesTooMuch)),
+                }
             }
             Operation::Compact { until } => self.compact(tables, until),
             Operation::GrantLease { lease, ttl_ms } => self.grant_lease(tables, (lease, ttl_ms)),
@@ -444,6 +450,7 @@ impl StateMachine {
         let mut writing = Writing {
             tables,
             history: &mut self.history,
+            leases: &mut self.leases,
             buffer: &mut self.buffer,
             compacted: self.head.compacted,
         };
@@ -463,6 +470,7 @@ impl StateMachine {
         let mut writing = Writing {
             tables,
             history: &mut self.history,
+            leases: &mut self.leases,
             buffer: &mut self.buffer,
             compacted: self.head.compacted,
         };
@@ -481,39 +489,28 @@ impl StateMachine {
         let mut writing = Writing {
             tables,
             history: &mut self.history,
+            leases: &mut self.leases,
             buffer: &mut self.buffer,
             compacted: self.head.compacted,
         };
         writing.delete(place, key, revision)
     }
 
-    /// Deletes keys, and says how many there were.
+    /// Deletes keys, and says how many there were; nothing where they are more than may be deleted.
     pub(super) fn delete_all<T: WriteTables>(
         &mut self,
         tables: &mut T,
         span: &Span<&[u8]>,
         revision: u64,
-    ) -> Result<u64, Error<T::Error>> {
-        let mut deleted = 0;
-        loop {
-            let mut keys = Vec::new();
-            tables.scan(Table::Keys, Bound::Included(span.first()), |key, _| {
-                if !span.reaches(key) || keys.len() == DELETE_CHUNK {
-                    return ControlFlow::Break(());
-                }
-                keys.push(key.to_vec());
-                ControlFlow::Continue(())
-            })?;
-            for key in &keys {
-                if !self.delete(tables, key, revision)? {
-                    return Err(Error::Damaged("the list of keys"));
-                }
-            }
-            deleted += keys.len() as u64;
-            if keys.len() < DELETE_CHUNK {
-                return Ok(deleted);
+    ) -> Result<Option<u64>, Error<T::Error>> {
+        let Some(keys) = self.deletions.find(tables, span, &mut self.reads)? else { return Ok(None) };
+        for key in &keys {
+            self.deletions.take(key);
+            if !self.delete(tables, key, revision)? {
+                return Err(Error::Damaged("the list of keys"));
             }
         }
+        Ok(Some(keys.len() as u64))
     }
 
     /// The outcome of deleting so many keys, which raises the revision.
@@ -592,9 +589,9 @@ pub(super) fn check_space(history: &History, quota: u64, bytes: usize) -> Result
     }
 }
 
-/// What the transactions that one member brings into a block may read.
-fn allowance() -> Budget {
-    Budget::new(MAX_VISITED, MAX_READ)
+/// What the requests that one member brings into a block may read and delete.
+fn allowance() -> (Budget, Deletions) {
+    (Budget::new(MAX_VISITED, MAX_READ), Deletions::default())
 }
 
 /// An index and the state after it.

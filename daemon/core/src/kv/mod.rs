@@ -31,7 +31,7 @@ mod writing;
 
 pub use digest::{bucket_of, empty_state, entry_digest, key_hash, recompute};
 pub use events::{Event, Events, Kinds, Position, Watched};
-pub use lease::{LeaseStatus, MAX_ENDED_KEYS};
+pub use lease::{LeaseStatus, MAX_ENDED};
 pub use machine::{BlockOutcome, Error, Head, StateMachine, head};
 pub use operation::{CompactUntil, Entry, Expect, Operation, Outcome, Refusal};
 pub use query::{Answer, Changes, MAX_CHANGES, Query, get, query};
@@ -43,8 +43,8 @@ pub use session::{
 pub use span::Span;
 pub use tables::{MemoryTables, ReadTables, Table, WriteTables};
 pub use transaction::{
-    Compare, MAX_READ, MAX_STEPS, MAX_TRANSACTION, MAX_VISITED, Part, Property, Relation, Step, StepOutcome,
-    Taken, Transaction,
+    Compare, MAX_DELETED, MAX_DELETED_BYTES, MAX_READ, MAX_STEPS, MAX_TRANSACTION, MAX_VISITED, Part,
+    Property, Relation, Step, StepOutcome, Taken, Transaction,
 };
 
 #[cfg(test)]

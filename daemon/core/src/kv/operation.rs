@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     range::MAX_SORTED,
     session::{SESSION_WINDOW, SessionRequest},
-    transaction::{MAX_STEPS, MAX_TRANSACTION, MAX_VISITED, Taken, Transaction},
+    transaction::{
+        MAX_DELETED, MAX_DELETED_BYTES, MAX_STEPS, MAX_TRANSACTION, MAX_VISITED, Taken, Transaction,
+    },
 };
 use crate::{
     limits::{MAX_KEY, MAX_LEASES, MAX_TTL_MS, MAX_VALUE, MIN_QUOTA, MIN_TTL_MS},
@@ -129,6 +131,7 @@ impl<B: AsRef<[u8]>> Operation<B> {
             Self::GrantLease { ttl_ms, .. } if !(MIN_TTL_MS..=MAX_TTL_MS).contains(ttl_ms) => {
                 Err(Refusal::TimeToLive { ms: *ttl_ms })
             }
+            Self::GrantLease { lease, .. } if *lease >= 1 << 63 => Err(Refusal::LeaseId { lease: *lease }),
             Self::SetQuota { bytes } if *bytes < MIN_QUOTA => Err(Refusal::Quota { bytes: *bytes }),
             Self::Compact { .. }
             | Self::SetQuota { .. }
@@ -312,11 +315,30 @@ pub enum Refusal {
     WrittenTwice,
     /// Its comparisons would read too many keys.
     #[error(
-        "the transactions that a member brings into a block look at no more than {} keys: compare fewer keys, or try again \
-         when there are fewer others",
-        MAX_VISITED / 4096
+        "a transaction looks at no more than {} keys, and those that a member brings into a block at four times as many: \
+         compare fewer keys, or try again when there are fewer others",
+        MAX_VISITED / 4 / 4096
     )]
     ReadsTooMuch,
+    /// It would delete too many keys.
+    #[error(
+        "the requests that a member brings into a block delete no more than {MAX_DELETED} keys of ranges, or {} MiB of them: delete \
+         them in parts",
+        MAX_DELETED_BYTES >> 20
+    )]
+    DeletesTooMuch,
+    /// As many keys hang on the lease as may.
+    #[error("no more keys can hang on the lease {lease:x}: {MAX_DELETED}, or {} MiB of them, may", MAX_DELETED_BYTES >> 20)]
+    LeaseFull {
+        /// Its id.
+        lease: u64,
+    },
+    /// No lease can have this id.
+    #[error("the id of a lease is below 2^63, this one is {lease:x}")]
+    LeaseId {
+        /// The id.
+        lease: u64,
+    },
     /// What was asked for is forgotten.
     #[error("revision {compacted} is the oldest that can be read: what was before it is compacted")]
     Compacted {

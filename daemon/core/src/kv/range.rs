@@ -11,13 +11,16 @@ use serde::{Deserialize, Serialize};
 use super::{
     Entry, Error, Head, ReadTables, Refusal, Span, Table,
     entry::Stored,
-    history::{entry_as_of, revision_of_tombstone},
+    history::{AsOf, entry_as_of, revision_of_tombstone},
+    transaction::MAX_VISITED,
 };
 
 /// About how many bytes of keys and values an answer carries. One entry is always carried.
 pub const MAX_ANSWER: usize = 8 << 20;
-/// How many keys are sorted by something else than themselves, at most.
+/// How many keys are held to be sorted, at most.
 pub const MAX_SORTED: usize = 65_536;
+/// How many bytes of them.
+const MAX_SORTED_BYTES: usize = 8 * MAX_ANSWER;
 /// What an entry costs beside its key and value, in bytes.
 pub(super) const PER_ENTRY: usize = 48;
 /// How many keys of an older revision are looked up together.
@@ -163,6 +166,8 @@ pub(super) struct Budget {
 impl Budget {
     /// A row that is visited costs a page of the store at least.
     const VISIT: usize = 4096;
+    /// To look for the first row of a span costs more: rows that were removed may lie before it.
+    pub(super) const SCAN: usize = 16 * Self::VISIT;
 
     pub(super) fn new(visits: usize, answer: usize) -> Self {
         Self { visits, answer }
@@ -178,6 +183,17 @@ impl Budget {
         let left = self.visits.checked_sub(bytes.max(Self::VISIT));
         self.visits = left.unwrap_or_default();
         left.is_some()
+    }
+
+    /// At most a quarter of what all transactions have, for one of them.
+    pub(super) fn of_a_transaction(&self) -> Self {
+        Self { visits: self.visits.min(MAX_VISITED / 4), answer: self.answer }
+    }
+
+    /// Takes what has been spent of another budget that was a part of this one.
+    pub(super) fn take_spent(&mut self, before: &Self, after: &Self) {
+        self.visits -= before.visits - after.visits;
+        self.answer -= before.answer - after.answer;
     }
 
     /// Takes an entry of the answer, if it fits.
@@ -257,28 +273,43 @@ fn sorted<T: ReadTables, B: AsRef<[u8]>>(
     budget: &mut Budget,
 ) -> Result<Result<Listing, Refusal>, Error<T::Error>> {
     let by_value = range.order.by == SortBy::Value || range.want == Want::Entries;
+    let size = |key: &[u8], value: &[u8]| PER_ENTRY + key.len() + if by_value { value.len() } else { 0 };
+    let sort = |found: &mut Vec<(Bytes, Entry)>| {
+        found.sort_by(|(key, entry), (other_key, other)| {
+            range.order.compare((key, &entry.stored()), (other_key, &other.stored()))
+        });
+        // One more than are answered shows that there are more.
+        let kept = usize::try_from(range.limit).unwrap_or(usize::MAX).saturating_add(1);
+        if range.limit > 0 {
+            found.truncate(kept);
+        }
+    };
     let (mut found, mut count, mut bytes): (Vec<(Bytes, Entry)>, u64, usize) = (Vec::new(), 0, 0);
+    let mut is_too_much = false;
     let ended = each(tables, head, (&range.keys, range.revision), budget, |key, stored, _| {
         count += 1;
         if !range.filter.passes(stored) {
             return ControlFlow::Continue(());
         }
-        bytes += PER_ENTRY + key.len() + if by_value { stored.value.len() } else { 0 };
-        if found.len() == MAX_SORTED || bytes > 8 * MAX_ANSWER {
+        if found.len() == MAX_SORTED || bytes > MAX_SORTED_BYTES {
+            sort(&mut found);
+            bytes = found.iter().map(|(key, entry)| size(key, &entry.value)).sum();
+            is_too_much = found.len() > MAX_SORTED / 2 || bytes > MAX_SORTED_BYTES / 2;
+        }
+        if is_too_much {
             return ControlFlow::Break(());
         }
+        bytes += size(key, stored.value);
         found.push((Bytes::copy_from_slice(key), stored.to_entry(by_value)));
         ControlFlow::Continue(())
     })?;
     if let Err(refusal) = ended {
         return Ok(Err(refusal));
     }
-    if bytes > 8 * MAX_ANSWER || count > found.len() as u64 && found.len() == MAX_SORTED {
+    if is_too_much {
         return Ok(Err(Refusal::SortsTooMuch));
     }
-    found.sort_by(|(key, entry), (other_key, other)| {
-        range.order.compare((key, &entry.stored()), (other_key, &other.stored()))
-    });
+    sort(&mut found);
     let mut listing = Listing { count: range.count.then_some(count), ..Listing::default() };
     for (key, entry) in &found {
         if !listing.take(key, &entry.stored(), range, budget) {
@@ -317,7 +348,7 @@ pub(super) fn each<T: ReadTables, B: AsRef<[u8]>>(
     let stop = match (is_now, span) {
         (true, Span::Key(key)) => each_of_one(tables, key.as_ref(), budget, f)?,
         (true, _) => each_now(tables, span, budget, f)?,
-        (false, _) => each_as_of(tables, (span, revision), budget, f)?,
+        (false, _) => each_as_of(tables, (span, revision, head.compacted), budget, f)?,
     };
     match stop {
         None => Ok(Ok(())),
@@ -337,7 +368,7 @@ fn each_of_one<T: ReadTables>(
     }
     let found = tables.read(Table::Keys, key, |bytes| {
         let Some(stored) = Stored::decode(bytes) else { return Some(Stop::Damaged) };
-        if !budget.visit(bytes.len().saturating_sub(Budget::VISIT)) {
+        if bytes.len() > Budget::VISIT && !budget.visit(bytes.len() - Budget::VISIT) {
             return Some(Stop::Spent);
         }
         let _ = f(key, &stored, budget);
@@ -352,8 +383,7 @@ fn each_now<T: ReadTables, B: AsRef<[u8]>>(
     budget: &mut Budget,
     mut f: impl FnMut(&[u8], &Stored<'_>, &mut Budget) -> ControlFlow<()>,
 ) -> Result<Option<Stop>, T::Error> {
-    // To look for the first one costs something, whether there is one or not.
-    if !budget.visit(0) {
+    if !budget.visit(Budget::SCAN) {
         return Ok(Some(Stop::Spent));
     }
     let mut stop = None;
@@ -377,29 +407,26 @@ fn each_now<T: ReadTables, B: AsRef<[u8]>>(
 /// Keys that there are, and such that were deleted since, page by page.
 fn each_as_of<T: ReadTables, B: AsRef<[u8]>>(
     tables: &T,
-    (span, revision): (&Span<B>, u64),
+    (span, revision, compacted): (&Span<B>, u64, u64),
     budget: &mut Budget,
     mut f: impl FnMut(&[u8], &Stored<'_>, &mut Budget) -> ControlFlow<()>,
 ) -> Result<Option<Stop>, Error<T::Error>> {
     let mut from = Bound::Included(span.first().to_vec());
     loop {
-        if !budget.visit(0) {
-            return Ok(Some(Stop::Spent));
-        }
-        let page = Page::read(tables, span, from.as_ref().map(Vec::as_slice))?;
+        let page = match span {
+            Span::Key(key) => Page { keys: vec![key.as_ref().to_vec()], next: None },
+            _ if !budget.visit(Budget::SCAN) => return Ok(Some(Stop::Spent)),
+            _ => Page::read(tables, (span, compacted), from.as_ref().map(Vec::as_slice))?,
+        };
         for key in &page.keys {
-            if !budget.visit(key.len()) {
-                return Ok(Some(Stop::Spent));
-            }
-            // Whatever way back the history makes is paid for, too.
-            let (entry, steps) = entry_as_of(tables, key, revision)?;
-            if !budget.visit(steps.saturating_mul(Budget::VISIT)) {
-                return Ok(Some(Stop::Spent));
-            }
-            if let Some(entry) = entry
-                && f(key, &entry.stored(), budget).is_break()
-            {
-                return Ok(None);
+            match entry_as_of(tables, key, revision, budget)? {
+                AsOf::Spent => return Ok(Some(Stop::Spent)),
+                AsOf::Nothing => {}
+                AsOf::Entry(entry) => {
+                    if f(key, &entry.stored(), budget).is_break() {
+                        return Ok(None);
+                    }
+                }
             }
         }
         match page.next {
@@ -418,7 +445,7 @@ struct Page {
 impl Page {
     fn read<T: ReadTables, B: AsRef<[u8]>>(
         tables: &T,
-        span: &Span<B>,
+        (span, compacted): (&Span<B>, u64),
         from: Bound<&[u8]>,
     ) -> Result<Self, Error<T::Error>> {
         let mut keys = Vec::new();
@@ -430,7 +457,14 @@ impl Page {
                 if !span.reaches(key) {
                     return ControlFlow::Break(());
                 }
-                is_damaged |= table == Table::Deleted && revision_of_tombstone(bytes).is_none();
+                if table == Table::Deleted {
+                    let deleted = revision_of_tombstone(bytes);
+                    is_damaged |= deleted.is_none();
+                    // Not every member has these any more.
+                    if deleted.is_none_or(|deleted| deleted <= compacted) {
+                        return ControlFlow::Continue(());
+                    }
+                }
                 of_table.push(key.to_vec());
                 if of_table.len() == PAGE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;

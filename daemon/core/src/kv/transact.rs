@@ -1,6 +1,6 @@
 //! How a transaction is executed.
 
-use std::ops::ControlFlow;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 use super::{
     Compare, Error, Outcome, Property, Range, ReadTables, Refusal, Span, StateMachine, Step, StepOutcome,
@@ -15,6 +15,8 @@ struct Course<'a, 'b> {
     transaction: &'a Transaction<&'b [u8]>,
     /// Of each part that is reached, whether its comparisons held.
     holds: Vec<Option<bool>>,
+    /// What was read as of revisions, by part and step.
+    read: BTreeMap<(usize, usize), StepOutcome>,
     /// What its writes get.
     revision: u64,
     has_written: bool,
@@ -27,13 +29,33 @@ impl StateMachine {
         tables: &mut T,
         transaction: &Transaction<&[u8]>,
     ) -> Result<Outcome, Error<T::Error>> {
+        // No transaction is at the expense of all others.
+        let before = self.reads;
+        let allowed = before.of_a_transaction();
+        self.reads = allowed;
+        let outcome = self.transact_within(tables, transaction);
+        let after = std::mem::replace(&mut self.reads, before);
+        self.reads.take_spent(&allowed, &after);
+        outcome
+    }
+
+    fn transact_within<T: WriteTables>(
+        &mut self,
+        tables: &mut T,
+        transaction: &Transaction<&[u8]>,
+    ) -> Result<Outcome, Error<T::Error>> {
         let Some(holds) = self.decide(tables, transaction)? else {
             return Ok(Outcome::Refused(Refusal::ReadsTooMuch));
         };
         if let Err(refusal) = self.check_steps(transaction, &holds) {
             return Ok(Outcome::Refused(refusal));
         }
-        let mut course = Course { transaction, holds, revision: self.head.revision + 1, has_written: false };
+        if let Err(refusal) = self.count_deletions(tables, transaction, &holds)? {
+            return Ok(Outcome::Refused(refusal));
+        }
+        let read = self.read_as_of(tables, transaction, &holds)?;
+        let revision = self.head.revision + 1;
+        let mut course = Course { transaction, holds, read, revision, has_written: false };
         let taken = self.take(tables, &mut course, 0)?;
         if course.has_written {
             self.head.revision = course.revision;
@@ -41,21 +63,56 @@ impl StateMachine {
         Ok(Outcome::Transaction { revision: self.head.revision, taken })
     }
 
+    /// Refuses to delete more keys of ranges than may be, before anything is written.
+    fn count_deletions<T: ReadTables>(
+        &mut self,
+        tables: &T,
+        transaction: &Transaction<&[u8]>,
+        holds: &[Option<bool>],
+    ) -> Result<Result<(), Refusal>, Error<T::Error>> {
+        for (_, step) in taken_steps(transaction, holds) {
+            if let Step::Delete { keys } = step
+                && !matches!(keys, Span::Key(_))
+                && self.deletions.find(tables, keys, &mut self.reads)?.is_none()
+            {
+                return Ok(Err(Refusal::DeletesTooMuch));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Reads what is asked for as of revisions: all of it before the first write, which would begin another row of the history.
+    fn read_as_of<T: WriteTables>(
+        &mut self,
+        tables: &mut T,
+        transaction: &Transaction<&[u8]>,
+        holds: &[Option<bool>],
+    ) -> Result<BTreeMap<(usize, usize), StepOutcome>, Error<T::Error>> {
+        let mut read = BTreeMap::new();
+        for (place, step) in taken_steps(transaction, holds) {
+            if let Step::Get(asked) = step
+                && asked.revision != 0
+            {
+                // What this block has changed so far is to be found in rows, too.
+                self.history.end_row(tables)?;
+                read.insert(place, self.find(tables, asked)?);
+            }
+        }
+        Ok(read)
+    }
+
     /// Refuses what can't be done, before anything is written: reading as of a revision that can't be read, hanging keys on a
     /// lease that there is not, storing more than there is room for.
     fn check_steps(&self, transaction: &Transaction<&[u8]>, holds: &[Option<bool>]) -> Result<(), Refusal> {
         let mut puts = 0;
-        for (part, holds) in transaction.parts.iter().zip(holds) {
-            let Some(holds) = holds else { continue };
-            for step in if *holds { &part.then } else { &part.otherwise } {
-                match step {
-                    Step::Get(asked) => self.head.check_readable(asked.revision)?,
-                    Step::Put { key, value, lease } => {
-                        puts += key.len() + value.len();
-                        self.leases.check(*lease)?;
-                    }
-                    Step::Delete { .. } | Step::Nested(_) => {}
+        for (_, step) in taken_steps(transaction, holds) {
+            match step {
+                Step::Get(asked) => self.head.check_readable(asked.revision)?,
+                Step::Put { key, value, lease } => {
+                    puts += key.len() + value.len();
+                    self.leases.check(*lease)?;
                 }
+                Step::Delete { .. } | Step::Nested(_) => {}
             }
         }
         if puts > 0 { check_space(&self.history, self.head.quota, puts) } else { Ok(()) }
@@ -114,7 +171,7 @@ impl StateMachine {
         };
         let list = if succeeded { &part.then } else { &part.otherwise };
         let mut steps = Vec::with_capacity(list.len());
-        for step in list {
+        for (number, step) in list.iter().enumerate() {
             steps.push(match step {
                 Step::Put { key, value, lease } => {
                     self.store(tables, (key, value, *lease), course.revision)?;
@@ -124,12 +181,16 @@ impl StateMachine {
                 Step::Delete { keys } => {
                     let deleted = match keys {
                         Span::Key(key) => u64::from(self.delete(tables, key, course.revision)?),
-                        keys => self.delete_all(tables, keys, course.revision)?,
+                        // It was counted: what is deleted by now is fewer.
+                        keys => self.delete_all(tables, keys, course.revision)?.unwrap_or_default(),
                     };
                     course.has_written |= deleted > 0;
                     StepOutcome::Deleted(deleted)
                 }
-                Step::Get(asked) => self.find(tables, course, asked)?,
+                Step::Get(asked) => match course.read.remove(&(place, number)) {
+                    Some(read) => read,
+                    None => self.find(tables, asked)?,
+                },
                 Step::Nested(place) => StepOutcome::Nested(self.take(tables, course, usize::from(*place))?),
             });
         }
@@ -137,21 +198,12 @@ impl StateMachine {
     }
 
     /// Reads keys, as far as may be.
-    fn find<T: WriteTables>(
+    fn find<T: ReadTables>(
         &mut self,
-        tables: &mut T,
-        course: &Course<'_, '_>,
+        tables: &T,
         asked: &Range<&[u8]>,
     ) -> Result<StepOutcome, Error<T::Error>> {
-        let mut head = self.head;
-        if asked.revision != 0 {
-            // What this block has changed so far is to be found in rows, too.
-            self.history.end_row(tables)?;
-            if course.has_written {
-                head.revision = course.revision;
-            }
-        }
-        let found = range(tables, &head, asked, &mut self.reads)?;
+        let found = range(tables, &self.head, asked, &mut self.reads)?;
         Ok(found.map_or(StepOutcome::NotRead, StepOutcome::Found))
     }
 
@@ -174,6 +226,19 @@ impl StateMachine {
         }
         Ok(Some(if found { holds } else { compare.holds(None) }))
     }
+}
+
+/// The steps of the lists that are taken, with their parts and their numbers there.
+fn taken_steps<'a, 'b>(
+    transaction: &'a Transaction<&'b [u8]>,
+    holds: &'a [Option<bool>],
+) -> impl Iterator<Item = ((usize, usize), &'a Step<&'b [u8]>)> {
+    let parts = transaction.parts.iter().zip(holds).enumerate();
+    parts.flat_map(|(part, (lists, holds))| {
+        let list = holds.map(|holds| if holds { &lists.then } else { &lists.otherwise });
+        let steps = list.into_iter().flatten().enumerate();
+        steps.map(move |(number, step)| ((part, number), step))
+    })
 }
 
 impl Compare<&[u8]> {

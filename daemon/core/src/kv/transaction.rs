@@ -5,9 +5,12 @@
 //! - Steps are executed in order; what one reads, those before it have written.
 //! - All writes of a transaction share one revision. So no key is written twice: where steps that may be taken together put a key
 //!   twice, or put one that they delete, the transaction is refused.
+//! - What is read as of a revision is read before the first step.
 //! - What is read costs every member time and memory. So the transactions of one member in one block look at [`MAX_VISITED`] bytes of
-//!   the store, where a key counts for 4 KiB at least, and are answered [`MAX_READ`] bytes. Beyond that a listing is cut and says
-//!   so, what can't be read at all is [`StepOutcome::NotRead`], and a comparison that would have to read on is refused.
+//!   the store, one of them at a quarter of that, where a key counts for 4 KiB at least and the beginning of a range for 64 KiB; and
+//!   they are answered [`MAX_READ`] bytes. Beyond that a listing is cut and says so, what can't be read at all is
+//!   [`StepOutcome::NotRead`], and a transaction with a comparison that would have to read on is refused.
+//! - Its ranges delete [`MAX_DELETED`] keys at most, as all that one member's requests do in one block.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,12 +20,17 @@ use super::{
     operation::{check_key, check_value},
 };
 
-/// How many comparisons a transaction has at most, and how many steps: in both lists, those of nested transactions included.
+/// How many comparisons a transaction has at most, and how many steps: in the longer one of its two lists, those of nested transactions
+/// included.
 pub const MAX_STEPS: usize = 128;
 /// How many bytes of keys and values a transaction carries at most: it must fit in a batch.
 pub const MAX_TRANSACTION: usize = 3 << 19;
-/// How many bytes of the store the transactions of one member in one block look at, at most: some 4,096 keys.
-pub const MAX_VISITED: usize = 16 << 20;
+/// How many bytes of the store the transactions of one member in one block look at, at most: some 16,384 keys.
+pub const MAX_VISITED: usize = 64 << 20;
+/// How many keys the ranges that one member's requests delete in one block have, at most.
+pub const MAX_DELETED: usize = if cfg!(test) { 32_768 } else { 65_536 };
+/// How many bytes these keys have, at most.
+pub const MAX_DELETED_BYTES: usize = 16 << 20;
 /// How many bytes they are answered, at most.
 pub const MAX_READ: usize = 2 << 20;
 
@@ -155,7 +163,7 @@ impl<B: AsRef<[u8]>> Transaction<B> {
     /// See [`Refusal`].
     pub fn check(&self) -> Result<(), Refusal> {
         let lists = || self.parts.iter().flat_map(|part| [&part.then, &part.otherwise]);
-        let steps: usize = lists().map(Vec::len).sum();
+        let steps: usize = self.parts.iter().map(|part| part.then.len().max(part.otherwise.len())).sum();
         let compares: usize = self.parts.iter().map(|part| part.compare.len()).sum();
         if steps > MAX_STEPS || compares > MAX_STEPS {
             return Err(Refusal::TooManySteps { steps: steps.max(compares) as u64 });

@@ -1,18 +1,72 @@
 //! A key's change: its entry, its digest, its event in the history, and the lease that it hangs on.
 
+use std::ops::{Bound, ControlFlow};
+
 use super::{
-    Error, Table, WriteTables,
+    Error, MAX_DELETED, MAX_DELETED_BYTES, ReadTables, Span, Table, WriteTables,
     buckets::Place,
     digest::size_of,
     entry::{Numbers, Stored},
     history::{Change, Event, History, deleted_at, tombstone_digest},
-    lease::attached,
+    lease::{Leases, attached},
+    range::Budget,
 };
+
+/// What the requests of one member may still delete in ranges in a block.
+///
+/// So what one block removes is bounded, and with it the rows of its history, and what removed rows cost those who look for others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deletions {
+    keys: usize,
+    bytes: usize,
+}
+
+impl Default for Deletions {
+    fn default() -> Self {
+        Self { keys: MAX_DELETED, bytes: MAX_DELETED_BYTES }
+    }
+}
+
+impl Deletions {
+    /// The keys of a span; nothing where they are more than may be deleted, or may be looked for.
+    pub(super) fn find<T: ReadTables>(
+        &self,
+        tables: &T,
+        span: &Span<&[u8]>,
+        reads: &mut Budget,
+    ) -> Result<Option<Vec<Vec<u8>>>, T::Error> {
+        if !reads.visit(Budget::SCAN) {
+            return Ok(None);
+        }
+        let (mut keys, mut bytes) = (Vec::new(), 0);
+        let mut is_too_much = false;
+        tables.scan(Table::Keys, Bound::Included(span.first()), |key, _| {
+            if !span.reaches(key) {
+                return ControlFlow::Break(());
+            }
+            bytes += key.len();
+            is_too_much = keys.len() == self.keys || bytes > self.bytes;
+            if is_too_much {
+                return ControlFlow::Break(());
+            }
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        Ok((!is_too_much).then_some(keys))
+    }
+
+    /// Takes a key that is deleted.
+    pub(super) fn take(&mut self, key: &[u8]) {
+        self.keys = self.keys.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(key.len());
+    }
+}
 
 /// What a change of a key writes to.
 pub(super) struct Writing<'a, T> {
     pub(super) tables: &'a mut T,
     pub(super) history: &'a mut History,
+    pub(super) leases: &'a mut Leases,
     /// The entry being written.
     pub(super) buffer: &'a mut Vec<u8>,
     pub(super) compacted: u64,
@@ -93,8 +147,10 @@ impl<T: WriteTables> Writing<'_, T> {
             if !self.tables.remove(Table::Attached, &attached(before, key))? {
                 return Err(Error::Damaged("the keys of a lease"));
             }
+            self.leases.unload(before, key);
         }
         if lease != 0 {
+            self.leases.load(lease, key);
             self.tables.put(Table::Attached, &attached(lease, key), &[])?;
         }
         Ok(())

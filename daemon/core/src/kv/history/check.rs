@@ -34,6 +34,7 @@ pub(in crate::kv) fn recomputed<T: ReadTables>(
             digests.extend_from_slice(&digest.0);
             let replaced = known.get(event.key).copied().unwrap_or(Digest::ZERO);
             digests.extend_from_slice(&replaced.0);
+            digests.extend_from_slice(&event.previous.to_le_bytes());
             let now = if matches!(event.change, Change::Put(_)) { digest } else { Digest::ZERO };
             known.insert(event.key.to_vec(), now);
             ControlFlow::Continue(())

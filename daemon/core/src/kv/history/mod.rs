@@ -2,7 +2,7 @@
 //!
 //! - [`Table::History`] holds **rows** of **events** in the order of execution. An event is one key's change at a revision, and
 //!   names the revision of the key's change before it. So the way back through one key's changes needs no index.
-//! - A row ends with its block, or with a revision when it is full. Its key is the revision of its last event.
+//! - A row ends with its block, with a revision when it is full, and where the history is read or compacted. Its key is the revision of its last event.
 //! - Rows are **chained**: each holds the digest of all before it. The chain covers every event with the digest of the entry that
 //!   it replaced; its ends are part of the state's digest. So members agree on history, and whoever is given a part of it
 //!   can check it.
@@ -22,13 +22,13 @@ pub(super) use self::{
     check::recomputed,
     rows::{Change, Event, Row},
     trim::{first_row_after, last_revision_until, trim},
-    walk::{each_row, entry_as_of, entry_exactly, events_back},
+    walk::{AsOf, each_row, entry_as_of, entry_exactly, events_back},
 };
 use super::{Error, ReadTables, Table, WriteTables, entry::Stored};
 use crate::crypto::{Digest, Domain};
 
-/// From how many bytes on a row ends.
-const FULL_ROW: usize = 64 << 10;
+/// From how many bytes of keys and values on a row ends.
+const FULL_ROW: u64 = 64 << 10;
 /// What an event counts for beside its key and value, in bytes.
 pub(super) const PER_EVENT: usize = 48;
 /// In [`Table::Meta`]: the [`Standing`].
@@ -77,7 +77,7 @@ pub(super) struct History {
     pub(super) standing: Standing,
     /// The row that is being filled: its events, encoded.
     row: Vec<u8>,
-    /// Of each of its events the digest, and the one of the entry that it replaced.
+    /// Of each of its events the digest, the one of the entry that it replaced, and the revision of the change before it.
     digests: Vec<u8>,
     /// The bytes of its keys and values.
     bytes: u64,
@@ -100,7 +100,8 @@ impl History {
         digest: Digest,
         replaced: Digest,
     ) -> Result<(), T::Error> {
-        if self.row.len() >= FULL_ROW && event.revision > self.last {
+        // By what the chain covers: what is stored of it may differ in length.
+        if self.bytes >= FULL_ROW && event.revision > self.last {
             self.end_row(tables)?;
         }
         if self.row.is_empty() {
@@ -110,6 +111,7 @@ impl History {
         event.encode(&mut self.row);
         self.digests.extend_from_slice(&digest.0);
         self.digests.extend_from_slice(&replaced.0);
+        self.digests.extend_from_slice(&event.previous.to_le_bytes());
         self.bytes += event.size();
         self.last = event.revision;
         Ok(())

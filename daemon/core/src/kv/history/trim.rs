@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::ControlFlow};
 
-use super::{Mark, Row, Standing, last_of_row, revision_of_tombstone, walk::each_row};
+use super::{Mark, Row, Standing, deleted_at, last_of_row, walk::each_row};
 use crate::kv::{Error, ReadTables, Table, WriteTables, entry::Stored};
 
 /// The end of the last row before the first one that has a change after a revision; none where there is no such row.
@@ -41,16 +41,17 @@ fn row_from<T: ReadTables>(tables: &T, revision: u64) -> Result<Option<(Row, u64
     Ok(found)
 }
 
-/// Trims the oldest row, if it is compacted; says whether there was one.
+/// Trims the oldest row, if all of it is before the compacted revision; says whether there was one.
 pub(in crate::kv) fn trim<T: WriteTables>(
     tables: &mut T,
     standing: &mut Standing,
     compacted: u64,
 ) -> Result<bool, Error<T::Error>> {
     let mut oldest = None;
-    each_row(tables, 0, |key, bytes| {
+    // Those before it were trimmed: whoever looks for them finds what the store has of removed rows.
+    each_row(tables, standing.trimmed + 1, |key, bytes| {
         let last = last_of_row(key)?;
-        oldest = (last <= compacted).then(|| (last, bytes.to_vec()));
+        oldest = (last < compacted).then(|| (last, bytes.to_vec()));
         Some(ControlFlow::Break(()))
     })?;
     let Some((last, bytes)) = oldest else { return Ok(false) };
@@ -65,17 +66,17 @@ pub(in crate::kv) fn trim<T: WriteTables>(
     for (key, event) in changed {
         let Some(stored) = event.change.entry() else {
             tables.remove(Table::Held, key)?;
-            let is_last =
-                tables.read(Table::Deleted, key, revision_of_tombstone)?.flatten() == Some(event.revision);
-            if is_last {
+            if deleted_at(tables, key)? == Some(event.revision) {
                 tables.remove(Table::Deleted, key)?;
-                standing.tombstones = standing.tombstones.saturating_sub(1);
+                let left = standing.tombstones.checked_sub(1);
+                standing.tombstones = left.ok_or(Error::Damaged("the number of tombstones"))?;
             }
             continue;
         };
         let current =
             tables.read(Table::Keys, key, |bytes| Stored::decode(bytes).map(|it| it.mod_revision))?;
-        if current.flatten() == Some(event.revision) {
+        let current = current.map(|current| current.ok_or(Error::Damaged("an entry"))).transpose()?;
+        if current == Some(event.revision) {
             tables.remove(Table::Held, key)?;
         } else {
             stored.encode(&mut buffer);

@@ -3,7 +3,11 @@
 use std::ops::{Bound, ControlFlow};
 
 use super::{Change, Event, Row, deleted_at};
-use crate::kv::{Entry, Error, MAX_ANSWER, ReadTables, Table, entry::Stored, range::PER_ENTRY};
+use crate::kv::{
+    Entry, Error, MAX_ANSWER, ReadTables, Table,
+    entry::Stored,
+    range::{Budget, PER_ENTRY},
+};
 
 /// A change of one key, as far as the way back needs it.
 #[derive(Clone, Copy, Debug)]
@@ -26,12 +30,27 @@ impl Step {
     }
 }
 
-/// The entry of a key as of a revision that is not compacted, and how many rows that took.
+/// What a key was as of a revision.
+pub(in crate::kv) enum AsOf {
+    /// This.
+    Entry(Entry),
+    /// It was not there.
+    Nothing,
+    /// To find out would cost more than may be spent.
+    Spent,
+}
+
+/// The entry of a key as of a revision that is not compacted. Whatever way back that takes is paid for, row by row, before it is
+/// gone.
 pub(in crate::kv) fn entry_as_of<T: ReadTables>(
     tables: &T,
     key: &[u8],
     revision: u64,
-) -> Result<(Option<Entry>, usize), Error<T::Error>> {
+    budget: &mut Budget,
+) -> Result<AsOf, Error<T::Error>> {
+    if !budget.visit(key.len()) {
+        return Ok(AsOf::Spent);
+    }
     let current = tables.read(Table::Keys, key, |bytes| {
         let stored = Stored::decode(bytes)?;
         let is_asked = stored.mod_revision <= revision;
@@ -39,18 +58,16 @@ pub(in crate::kv) fn entry_as_of<T: ReadTables>(
     })?;
     let mut at = match current {
         Some(None) => return Err(Error::Damaged("an entry")),
-        Some(Some((_, Some(entry)))) => return Ok((Some(entry), 1)),
+        Some(Some((_, Some(entry)))) => return Ok(AsOf::Entry(entry)),
         Some(Some((changed, None))) => changed,
         None => match deleted_at(tables, key)? {
             Some(deleted) if deleted > revision => deleted,
-            _ => return Ok((None, 1)),
+            _ => return Ok(AsOf::Nothing),
         },
     };
     // `at` is a revision after the one asked for at which the key changed.
-    let mut rows = 1;
     loop {
-        rows += 1;
-        let steps = steps_in_row(tables, key, at)?;
+        let Some(steps) = steps_in_row(tables, key, at, budget)? else { return Ok(AsOf::Spent) };
         if steps.is_empty() {
             return Err(Error::Damaged("the history of a key"));
         }
@@ -60,10 +77,14 @@ pub(in crate::kv) fn entry_as_of<T: ReadTables>(
                 continue;
             }
             if !step.was_there {
-                return Ok((None, rows));
+                return Ok(AsOf::Nothing);
+            }
+            // Where it is held differs from member to member, what it costs does not.
+            if !budget.visit(Budget::SCAN) {
+                return Ok(AsOf::Spent);
             }
             let entry = entry_exactly(tables, key, at)?.ok_or(Error::Damaged("the history of a key"))?;
-            return Ok((Some(entry), rows + 1));
+            return Ok(AsOf::Entry(entry));
         }
     }
 }
@@ -113,8 +134,10 @@ pub(in crate::kv) fn events_back<T: ReadTables>(
     };
     let mut events = Vec::new();
     let mut bytes = 0;
+    // Whether what comes next was an entry.
+    let mut owed = current.is_some();
     while at > 0 {
-        let steps = steps_in_row(tables, key, at)?;
+        let steps = steps_in_row(tables, key, at, &mut Budget::of_a_query())?.unwrap_or_default();
         let known = match steps.is_empty() {
             // Its row is trimmed: it is what the key was as of the compacted revision.
             true if at <= compacted => {
@@ -125,15 +148,25 @@ pub(in crate::kv) fn events_back<T: ReadTables>(
         };
         for step in known.iter().rev() {
             at = step.previous;
+            let is_last = step.revision <= compacted;
+            let is_entry = step.is_put && owed;
+            owed = step.was_there;
             if before > 0 && step.revision >= before {
+                if is_last {
+                    return Ok((events, false));
+                }
                 continue;
             }
-            let entry = if step.is_put { entry_exactly(tables, key, step.revision)? } else { None };
-            let is_last = step.revision <= compacted;
             // A key that was deleted by then is as if it never was.
-            if is_last && entry.is_none() {
+            if is_last && !is_entry {
                 return Ok((events, false));
             }
+            let entry = if step.is_put {
+                let entry = entry_exactly(tables, key, step.revision)?;
+                Some(entry.ok_or(Error::Damaged("the history of a key"))?)
+            } else {
+                None
+            };
             if events.len() == limit || bytes > MAX_ANSWER {
                 return Ok((events, true));
             }
@@ -147,10 +180,21 @@ pub(in crate::kv) fn events_back<T: ReadTables>(
     Ok((events, false))
 }
 
-/// One key's changes in the row that has its change at a revision, up to that one, rising; none where the row is trimmed.
-fn steps_in_row<T: ReadTables>(tables: &T, key: &[u8], revision: u64) -> Result<Vec<Step>, Error<T::Error>> {
+/// One key's changes in the row that has its change at a revision, up to that one, rising; none where the row is trimmed. Nothing where
+/// that would cost more than may be spent.
+fn steps_in_row<T: ReadTables>(
+    tables: &T,
+    key: &[u8],
+    revision: u64,
+    budget: &mut Budget,
+) -> Result<Option<Vec<Step>>, Error<T::Error>> {
     let mut steps = Vec::new();
+    let mut is_spent = false;
     each_row(tables, revision, |_, bytes| {
+        is_spent = !budget.visit(bytes.len());
+        if is_spent {
+            return Some(ControlFlow::Break(()));
+        }
         Row::decode(bytes, |event| {
             if event.revision > revision {
                 return ControlFlow::Break(());
@@ -165,7 +209,7 @@ fn steps_in_row<T: ReadTables>(tables: &T, key: &[u8], revision: u64) -> Result<
     if steps.last().is_none_or(|step| step.revision != revision) {
         steps.clear();
     }
-    Ok(steps)
+    Ok((!is_spent).then_some(steps))
 }
 
 /// Shows `f` rows, from the first one that may have a revision on, until it breaks. It answers nothing where a row is damaged.

@@ -196,10 +196,13 @@ proptest! {
             for key in ["a", "b", "ab", "ba"] {
                 prop_assert_eq!(store.changes(key, 0, 0), (chronicle.changes(key), false));
             }
-            for from in head.compacted + 1..=head.revision + 1 {
+            for from in head.compacted.max(1)..=head.revision + 1 {
                 let events = store.all_events(watched(span.clone(), from));
                 let expected: Vec<_> = chronicle.events.iter()
-                    .filter(|event| event.revision >= from && span.contains(&event.key)).cloned().collect();
+                    .filter(|event| event.revision >= from && span.contains(&event.key)).cloned()
+                    // What was before the compacted revision is forgotten.
+                    .map(|event| if event.revision > head.compacted { event } else { Event { previous: None, ..event } })
+                    .collect();
                 prop_assert_eq!(events, expected, "from {}", from);
             }
         }
@@ -226,8 +229,10 @@ fn what_is_compacted_or_yet_to_come_is_refused_by_name() {
     assert_eq!(store.one(compact(CompactUntil::Revision(3))), Outcome::Refused(compacted));
     assert_eq!(store.refusal(&at(2)), compacted);
     assert_eq!(store.range(range_at(everything(), 3)).entries[0].1.value, "2");
-    assert_eq!(store.refusal(&Query::Events(watched(everything(), 3))), compacted);
-    assert_eq!(store.events(watched(everything(), 4)).events.len(), 1);
+    assert_eq!(store.refusal(&Query::Events(watched(everything(), 2))), compacted);
+    let events = store.events(watched(everything(), 3)).events;
+    assert_eq!(events.iter().map(|it| it.revision).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!((&events[0].previous, &events[1].previous.as_ref().unwrap().value[..]), (&None, &b"2"[..]));
     assert!(store.events(watched(everything(), 9)).events.is_empty(), "who is ahead waits");
     // One too young to be forgotten changes nothing, and is no error.
     assert_eq!(
@@ -252,15 +257,20 @@ fn trimming_frees_what_nobody_can_read() {
     let before = store.state();
     store.trim_all();
     assert_eq!(store.state(), before);
-    assert_eq!([Table::History, Table::Deleted, Table::Held].map(|table| store.rows(table)), [0, 0, 0]);
+    let rows = |store: &Store| [Table::History, Table::Deleted, Table::Held].map(|table| store.rows(table));
+    assert_eq!(rows(&store), [1, 0, 0], "the changes of the compacted revision itself can be read");
     // What is replaced from now on is held until it is compacted, too.
     store.one(put("cold", "2"));
     store.one(delete("hot"));
-    assert_eq!(store.rows(Table::Held), 2);
+    assert_eq!(rows(&store), [3, 1, 1]);
     assert_eq!(store.range(range_at(everything(), now)).entries.len(), 2);
     store.one(compact(CompactUntil::Age(0)));
     store.trim_all();
-    assert_eq!([Table::History, Table::Deleted, Table::Held].map(|table| store.rows(table)), [0, 0, 0]);
+    assert_eq!(rows(&store), [1, 1, 1], "the deletion, and what it deleted");
+    store.one(put("a", ""));
+    store.one(compact(CompactUntil::Age(0)));
+    store.trim_all();
+    assert_eq!(rows(&store), [1, 0, 0]);
     assert_eq!(store.recomputed(), store.state());
 }
 
@@ -409,4 +419,119 @@ fn a_transaction_reads_what_was_and_refuses_what_can_not_be_read() {
     // The revision that it makes itself is yet to come.
     assert_eq!(store.one(transaction(vec![stores, at(6)])), refused(Refusal::FutureRevision { revision: 5 }));
     assert_eq!(store.machine.head().revision, 5);
+}
+
+/// A read as of a revision between two writes of a transaction must not tear its revision apart.
+#[test]
+fn the_changes_of_a_transaction_stay_together_whatever_it_reads() {
+    let mut store = Store::new();
+    store.run(&[put("a", "1"), put("b", "1")]);
+    let stores = |key: &str| Step::Put { key: bytes(key), value: bytes("2"), lease: 0 };
+    let steps = vec![stores("a"), Step::Get(range_at(everything(), 2)), stores("b")];
+    let part = Part { compare: vec![], then: steps, otherwise: vec![] };
+    store.one(Operation::Transaction(Transaction { parts: vec![part] }));
+    let events = store.all_events(watched(everything(), 4));
+    assert_eq!(
+        events.iter().map(|it| (&it.key[..], it.revision)).collect::<Vec<_>>(),
+        [(&b"a"[..], 4), (b"b", 4)]
+    );
+    for key in ["a", "b"] {
+        assert_eq!(store.range(range_at(Span::Key(bytes(key)), 3)).entries[0].1.value, "1");
+    }
+    assert_eq!(store.state(), store.recomputed());
+}
+
+#[test]
+fn a_way_back_that_is_too_long_is_not_gone_in_a_transaction() {
+    let mut store = Store::new();
+    let value = "x".repeat(100_000);
+    for _ in 0..MAX_VISITED / 4 / 100_000 + 10 {
+        store.one(put("a", &value));
+    }
+    let read = |revision| {
+        let steps = vec![Step::Get(Range { want: Want::Keys, ..range_at(Span::Key(bytes("a")), revision) })];
+        let part = Part { compare: vec![], then: steps, otherwise: vec![] };
+        Operation::Transaction(Transaction { parts: vec![part] })
+    };
+    let taken = |outcome: Outcome| match outcome {
+        Outcome::Transaction { taken, .. } => taken.steps[0].clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(taken(store.one(read(2))), StepOutcome::NotRead);
+    let last = store.machine.head().revision;
+    assert!(
+        matches!(taken(store.one(read(last - 5))), StepOutcome::Found(listing) if listing.entries.len() == 1)
+    );
+    // A client's own question may take its time.
+    assert_eq!(store.range(range_at(Span::Key(bytes("a")), 2)).entries.len(), 1);
+}
+
+fn reads_the_past() -> impl Strategy<Value = Operation> {
+    use super::transactions::any_transaction;
+    (any_transaction(), 0..25_u64).prop_map(|(mut transaction, revision)| {
+        for step in
+            transaction.parts.iter_mut().flat_map(|part| part.then.iter_mut().chain(&mut part.otherwise))
+        {
+            if let Step::Get(asked) = step {
+                asked.revision = revision;
+            }
+        }
+        Operation::Transaction(transaction)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Members trim when they have time, and are started when somebody starts them: it must not be seen in anything.
+    #[test]
+    fn who_has_trimmed_and_who_has_not_do_the_same(
+        blocks in prop::collection::vec(
+            prop::collection::vec(prop_oneof![2 => any_operation(), 1 => reads_the_past()], 0..8), 1..14
+        ),
+    ) {
+        let (mut eager, mut idle) = (Store::new(), Store::new());
+        for operations in blocks {
+            prop_assert_eq!(eager.run(&operations), idle.run(&operations));
+            eager.trim_all();
+            eager.reopen();
+            prop_assert_eq!(eager.state(), idle.state());
+            prop_assert_eq!(eager.recomputed(), idle.recomputed());
+        }
+        let from = idle.machine.head().compacted.max(1);
+        prop_assert_eq!(eager.all_events(watched(everything(), from)), idle.all_events(watched(everything(), from)));
+        for key in ["a", "b", "ab", "ba", "c", "bb"] {
+            for before in [0, 5, 9] {
+                prop_assert_eq!(eager.changes(key, before, 0), idle.changes(key, before, 0));
+            }
+        }
+    }
+}
+
+/// Tombstones that are compacted cost nobody anything, whether they are still there or not.
+#[test]
+fn tombstones_that_are_not_trimmed_yet_take_nothing_of_what_may_be_read() {
+    let (mut eager, mut idle) = (Store::new(), Store::new());
+    let keys: Vec<_> = (0..6_000).map(|n| put(&format!("{n}"), "")).collect();
+    let version =
+        Compare { keys: Span::Key(bytes("x")), property: Property::Version(0), relation: Relation::Equal };
+    let reads = Step::Get(range_at(everything(), 6_002));
+    let stores = Step::Put { key: bytes("x"), value: bytes(""), lease: 0 };
+    let of = |compare, step| {
+        let part = Part { compare, then: vec![step], otherwise: vec![] };
+        Operation::Transaction(Transaction { parts: vec![part] })
+    };
+    for store in [&mut eager, &mut idle] {
+        store.run(&keys);
+        store.one(delete_prefix(""));
+        store.one(compact(CompactUntil::Revision(6_002)));
+        store.one(put("y", ""));
+    }
+    eager.trim_all();
+    assert!(eager.rows(Table::Deleted) < idle.rows(Table::Deleted) || idle.rows(Table::Deleted) == 6_000);
+    let operations =
+        [of(vec![], reads.clone()), of(vec![], reads.clone()), of(vec![], reads), of(vec![version], stores)];
+    assert_eq!(eager.run(&operations), idle.run(&operations));
+    assert_eq!(eager.state(), idle.state());
+    assert!(idle.get("x").is_some());
 }

@@ -168,7 +168,7 @@ fn leases_that_are_no_more_can_not_be_used_while_their_keys_are_still_deleted() 
         let puts: Vec<_> = (0..5).map(|n| put_on(&format!("{lease}-{n}"), "", lease)).collect();
         timed.after(0, &puts);
     }
-    assert_eq!(MAX_ENDED_KEYS, 8);
+    assert_eq!(MAX_ENDED, 8);
     let outcomes = timed.after(1_000, &[put_on("a", "", 4), keep(4)]);
     assert_eq!(outcomes, [no_such(4), no_such(4)]);
     assert_eq!(timed.store.count(""), 10, "two of them have ended");
@@ -202,7 +202,31 @@ fn ids_and_times_to_live_are_bounded() {
     assert_eq!(timed.one(grant(0, 1_000)), refused(Refusal::TooManyLeases));
     timed.check();
     timed.after(1_000, &[]);
+    assert_eq!(timed.leases().len(), crate::limits::MAX_LEASES - 8, "they end block by block");
+    for _ in 0..=crate::limits::MAX_LEASES as u64 / MAX_ENDED {
+        timed.after(0, &[]);
+    }
     assert!(timed.leases().is_empty());
+    timed.check();
+    assert_eq!(timed.one(grant(1 << 63, 1_000)), refused(Refusal::LeaseId { lease: 1 << 63 }));
+}
+
+#[test]
+fn so_many_keys_hang_on_a_lease_as_can_be_deleted_at_once() {
+    let mut timed = Timed::new();
+    timed.grant(1, 1_000);
+    for chunk in 0..MAX_DELETED / 1024 {
+        let puts: Vec<_> = (0..1024).map(|n| put_on(&format!("{chunk}-{n}"), "", 1)).collect();
+        timed.after(0, &puts);
+    }
+    let full = Outcome::Refused(Refusal::LeaseFull { lease: 1 });
+    assert_eq!(timed.after(0, &[put_on("more", "", 1), delete("0-0"), put_on("more", "", 1)])[0], full);
+    timed.store.reopen();
+    assert_eq!(timed.one(put_on("still more", "", 1)), full);
+    let revision = timed.store.machine.head().revision;
+    assert_eq!(timed.after(999, &[keep(1)]), [Outcome::LeaseKept { revision, ttl_ms: 1_000 }]);
+    timed.after(1_000, &[]);
+    assert_eq!((timed.store.count(""), timed.store.machine.head().revision), (0, revision + 1));
     timed.check();
 }
 

@@ -243,8 +243,13 @@ fn sizes_are_bounded() {
     store.transact(always(many(MAX_STEPS)));
     let too_many = Refusal::TooManySteps { steps: MAX_STEPS as u64 + 1 };
     assert_eq!(store.refused(always(many(MAX_STEPS + 1))), too_many);
-    let both = Transaction { parts: vec![part(vec![], many(100), many(29))] };
+    let nested = part(vec![], many(29), vec![]);
+    let both = Transaction {
+        parts: vec![part(vec![], many(99).into_iter().chain([Step::Nested(1)]).collect(), vec![]), nested],
+    };
     assert_eq!(store.refused(both), too_many);
+    // Only one of two lists is taken, as in etcd.
+    store.transact(Transaction { parts: vec![part(vec![], many(100), many(100))] });
     let compare = vec![is_value(one("a"), ""); MAX_STEPS + 1];
     assert_eq!(store.refused(Transaction { parts: vec![part(compare, vec![], vec![])] }), too_many);
     let long = "x".repeat(MAX_KEY + 1);
@@ -280,7 +285,10 @@ fn sizes_are_bounded() {
 
 #[test]
 fn a_members_transactions_read_a_bounded_part_of_the_store_in_a_block() {
-    const VISITS: usize = MAX_VISITED / 4096;
+    /// Of one transaction.
+    const VISITS: usize = MAX_VISITED / 4 / 4096;
+    /// To look for the first key of a range.
+    const SCAN: usize = 16;
     let mut store = Store::new();
     for chunk in 0..=VISITS / 1024 {
         store.run(&(0..1024).map(|n| put(&format!("{chunk:04}-{n:04}"), "x")).collect::<Vec<_>>());
@@ -292,12 +300,18 @@ fn a_members_transactions_read_a_bounded_part_of_the_store_in_a_block() {
     // One that fails at the first key has read enough.
     assert!(!store.holds(that(prefix(""), Property::Version(1), Relation::Greater)));
     // Keys alone cost as much as values, single ones as much as those of ranges.
-    let few = Step::Get(Range { limit: VISITS as u64 - 2, want: Want::Keys, ..Range::of(prefix("")) });
+    let limit = VISITS - SCAN - 2;
+    let few = Step::Get(Range { limit: limit as u64, want: Want::Keys, ..Range::of(prefix("")) });
+    let few = Operation::Transaction(always(vec![few])).encode();
     let single = always(vec![reads(one("0000-0000"))]);
-    let operations = [always(vec![few]), single.clone(), asks].map(|it| Operation::Transaction(it).encode());
+    let single_encoded = Operation::Transaction(single.clone()).encode();
+    let mut operations = vec![few; 4];
+    // One is left of each quarter.
+    operations.extend(vec![single_encoded.clone(); 5]);
+    operations.push(Operation::Transaction(asks).encode());
     let of = |origin, requests: &[Request]| (origin, requests.to_vec());
     let head = store.machine.head().executed;
-    let block = block_of(head, &[of(1, &operations), of(2, &operations[1..2]), of(1, &operations[1..2])]);
+    let block = block_of(head, &[of(1, &operations), of(2, &operations[4..5]), of(1, &operations[4..5])]);
     let outcomes = store.machine.execute(&mut store.tables, &[block]).unwrap().remove(0).outcomes;
     let read = |outcome: &Outcome| match outcome {
         Outcome::Transaction { taken, .. } => match &taken.steps[..] {
@@ -307,9 +321,14 @@ fn a_members_transactions_read_a_bounded_part_of_the_store_in_a_block() {
         },
         other => panic!("{other:?}"),
     };
-    assert_eq!(read(&outcomes[0][0]), Some((VISITS - 2, true)));
-    assert_eq!(read(&outcomes[0][1]), None, "nothing is left, and it says so");
-    assert_eq!(outcomes[0][2], Outcome::Refused(Refusal::ReadsTooMuch));
+    for few in &outcomes[0][..4] {
+        assert_eq!(read(few), Some((limit, true)));
+    }
+    for single in &outcomes[0][4..8] {
+        assert_eq!(read(single), Some((1, false)));
+    }
+    assert_eq!(read(&outcomes[0][8]), None, "nothing is left, and it says so");
+    assert_eq!(outcomes[0][9], Outcome::Refused(Refusal::ReadsTooMuch));
     assert_eq!(read(&outcomes[1][0]), Some((1, false)), "another member's are not at its expense");
     assert_eq!(read(&outcomes[2][0]), None, "nor is it given more for another batch");
     // In the next block it may read again.
@@ -449,7 +468,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 /// Parts of which each is named by the one before it, in one of its lists.
-fn any_transaction() -> impl Strategy<Value = Transaction> {
+pub(super) fn any_transaction() -> impl Strategy<Value = Transaction> {
     let lists = || prop::collection::vec(any_step(), 0..3);
     let part = (prop::collection::vec(any_compare(), 0..3), lists(), lists(), any::<bool>());
     prop::collection::vec(part, 1..4).prop_map(|parts| {
@@ -487,4 +506,29 @@ proptest! {
             prop_assert_eq!(store.get(key), model.entries.get(&bytes(key)).cloned());
         }
     }
+}
+
+#[test]
+fn what_ranges_delete_in_a_block_is_bounded() {
+    let mut store = Store::new();
+    for chunk in 0..=MAX_DELETED / 1024 {
+        store.run(&(0..1024).map(|n| put(&format!("{chunk:03}-{n:04}"), "x")).collect::<Vec<_>>());
+    }
+    let deletes = |keys| always(vec![stores("new", ""), Step::Delete { keys }]);
+    assert_eq!(store.one(delete_prefix("")), Outcome::Refused(Refusal::DeletesTooMuch));
+    assert_eq!(store.refused(deletes(prefix("0"))), Refusal::DeletesTooMuch);
+    assert_eq!(store.get("new"), None, "nothing of it is done");
+    let there = store.count("");
+    // What one request has deleted, the next one in the block can't.
+    let many = Operation::Transaction(always(vec![Step::Delete { keys: range("000", "020") }]));
+    let outcomes = store.run(&[many.clone(), delete_prefix("02"), delete_prefix("03"), delete("032-0000")]);
+    assert!(
+        matches!(&outcomes[0], Outcome::Transaction { taken, .. } if taken.steps == [StepOutcome::Deleted(20 * 1024)])
+    );
+    assert!(matches!(outcomes[1], Outcome::Deleted { keys: 10_240, .. }));
+    assert_eq!(outcomes[2], Outcome::Refused(Refusal::DeletesTooMuch));
+    assert!(matches!(outcomes[3], Outcome::Deleted { keys: 1, .. }), "one key can always be deleted");
+    assert_eq!(store.count(""), there - 30 * 1024 - 1);
+    assert!(matches!(store.one(delete_prefix("03")), Outcome::Deleted { .. }));
+    assert_eq!(store.state(), store.recomputed());
 }
