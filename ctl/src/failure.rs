@@ -276,10 +276,13 @@ impl Failure {
             Refusal::SortsTooMuch => {
                 self.next("list fewer keys, by a longer prefix; or leave out --sort and --reverse: the order of keys has no limit")
             }
-            Refusal::ReadsTooMuch => self.next("nothing was changed: compare fewer keys, or try again in a moment"),
-            Refusal::NoSuchLease { lease } => {
-                self.next("nothing was changed: name a lease that there is, or none").detail("lease", format!("{lease:x}"))
+            Refusal::ReadsTooMuch => {
+                self.cause("nothing was changed").next("compare fewer keys, or try again in a moment")
             }
+            Refusal::NoSuchLease { lease } => self
+                .cause("nothing was changed")
+                .next("name a lease that there is, or none")
+                .detail("lease", format!("{lease:x}")),
             _ => self,
         }
     }

@@ -35,20 +35,26 @@ const EXAMPLE: &str = r#"Example:
   }
 
 Keys: "key"; "prefix"; "from" and "end", which is not among them; or "from" alone.
-What is compared: "value", "version", "revision" (of the last change), "create_revision" or "lease"; "is" may be "=" (as where it is
-left out), "!=", "<" or ">". Of many keys it must hold of each; a key that does not exist has version, revisions and lease 0, and no value.
 Keys and values that are no text: "key_base64", "value_base64".
 
+What is compared: "value", "version", "revision" (of the last change), "create_revision" or
+"lease"; "is" may be "=" (as where it is left out), "!=", "<" or ">". Of many keys it must hold of
+each; a key that does not exist has version, revisions and lease 0, and no value.
+
 A put may have a "lease": a number, or text in hexadecimal, as in "7f".
-A get may have "keys_only"; "limit"; "rev", to read as of a revision; "sort" by "key", "version", "created", "modified" or "value", and
-"reverse", the highest first; or "count", which gives nothing but the number of keys. What it gives may be "cut", or "not_read", which is
-not the same as empty: what transactions read in one block is bounded, to some 4,096 keys and 2 MiB for the clients of each daemon.
 
-All comparisons look at the state before. All writes share one revision; so no key may be written twice. A transaction has at most 128
-comparisons, 128 steps and 1.5 MiB of keys and values, those in it included; they may stand 41 deep in each other. The file has at
-most 16 MiB.
+A get may have "limit"; "keys_only"; "rev", to read as of a revision; "sort" by "key", "version",
+"created", "modified" or "value", and "reverse", the highest first; or "count", which gives nothing
+but the number of keys. What it gives may be "cut", or "not_read", which does not mean that there is
+nothing: what the clients of one daemon read by transactions in one block is bounded, to some 4,096
+keys and 2 MiB.
 
-Exit code 4: the comparison failed, and what stands under "else" was done."#;
+All comparisons look at the state before. All writes share one revision; so no key may be written
+twice. A transaction has at most 128 comparisons, 128 steps and 1.5 MiB of keys and values, with
+those in it, which may stand 41 deep in each other. The file has at most 16 MiB.
+
+Exit codes: 1 a revision is compacted or yet to come, or there is no such lease · 4 the comparison
+failed, and what stands under "else" was done"#;
 
 /// Compare, and do one of two things, as one change.
 #[derive(Args, Debug)]
@@ -110,7 +116,10 @@ impl Txn {
             Some("-") => std::io::stdin().lock().take(MAX_FILE + 1).read_to_end(&mut text),
             _ => fs::File::open(&self.file).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text)),
         };
-        let name = self.file.display();
+        let name = match self.file.to_str() {
+            Some("-") => "stdin".to_owned(),
+            _ => self.file.display().to_string(),
+        };
         read.map_err(|error| Failure::usage(format!("can't read the transaction from {name}")).cause(error))?;
         if text.len() as u64 > MAX_FILE {
             return Err(Failure::usage(format!(

@@ -194,11 +194,13 @@ fn lease(written: Option<Lease>) -> Result<Option<u64>, Failure> {
     match written {
         None => Ok(None),
         Some(Lease::Number(id)) => Ok(Some(id)),
-        Some(Lease::Hex(text)) => u64::from_str_radix(&text, 16).map(Some).map_err(|error| {
-            Failure::usage(format!("{text:?} is no lease"))
-                .cause(error)
-                .next("a lease is a number, or text in hexadecimal, as in \"7f\"")
-        }),
+        Some(Lease::Hex(text)) => {
+            u64::from_str_radix(text.strip_prefix("0x").unwrap_or(&text), 16).map(Some).map_err(|error| {
+                Failure::usage(format!("{text:?} is no lease"))
+                    .cause(error)
+                    .next("a lease is a number, or text in hexadecimal, as in \"7f\"")
+            })
+        }
     }
 }
 
