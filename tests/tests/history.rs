@@ -151,7 +151,7 @@ async fn what_is_wrong_is_said_and_changes_nothing() {
     ok(&cluster, 1, "put a one");
     for (words, code, told) in [
         ("get a --rev 0", 2, "--rev"),
-        ("get a --rev -3", 2, "--rev"),
+        ("get a --rev -3", 2, "unexpected argument"),
         ("get a --rev 18446744073709551615", 1, "the store is at revision 2"),
         ("ls --rev 3 --count", 1, "yet to come"),
         ("ls --sort size", 2, "modified"),
