@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use bftd_client::{Error, Failure as Refused};
+use bftd_client::{Error, Failure as Refused, Refusal};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -96,6 +96,14 @@ impl Failure {
             Error::NotUnderstood { .. } => Code::Other,
             Error::Failed(refused) => match refused {
                 Refused::NoQuorum { .. } => Code::NoQuorum,
+                // Right questions, that the state as it is has no answer to.
+                Refused::Refused(
+                    Refusal::Compacted { .. }
+                    | Refusal::FutureRevision { .. }
+                    | Refusal::SortsTooMuch
+                    | Refusal::ReadsTooMuch
+                    | Refusal::NoSuchLease { .. },
+                ) => Code::Other,
                 Refused::Refused(_) => Code::Usage,
                 Refused::Denied(_) | Refused::FaultsDisabled { .. } => Code::Denied,
                 Refused::UnknownFault(_)
@@ -215,7 +223,7 @@ impl Failure {
                 .detail("reachable", *reachable)
                 .detail("n", *n)
                 .detail("needed", *needed),
-            Refused::Refused(_) => failure,
+            Refused::Refused(refusal) => failure.of_the_store(*refusal),
             Refused::Denied(_) => failure.next(
                 "run it with sudo, or have root run: usermod -aG bftd-admin USER (the group bftd alone may read and write)",
             ),
@@ -251,10 +259,37 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// What to do where the store refuses.
+    fn of_the_store(self, refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Compacted { compacted } => self
+                .next(format!(
+                    "read as of revision {compacted} or later (--rev {compacted}); bftctl history KEY shows what is left of a key"
+                ))
+                .detail("compacted", compacted),
+            Refusal::FutureRevision { revision } => self
+                .next(format!(
+                    "give a revision up to {revision}; bftctl status shows where the store is, and whether this daemon lags"
+                ))
+                .detail("revision", revision),
+            Refusal::SortsTooMuch => {
+                self.next("list fewer keys, by a longer prefix; or leave out --sort and --reverse: the order of keys has no limit")
+            }
+            Refusal::ReadsTooMuch => {
+                self.cause("nothing was changed").next("compare fewer keys, or try again in a moment")
+            }
+            Refusal::NoSuchLease { lease } => self
+                .cause("nothing was changed")
+                .next("name a lease that there is, or none")
+                .detail("lease", format!("{lease:x}")),
+            _ => self,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use bftd_client::Refusal;
-
     use super::*;
 
     fn code(error: Error) -> u8 {
@@ -272,6 +307,17 @@ mod tests {
         let failed = |failure: Refused| code(Error::Failed(failure));
         assert_eq!(failed(Refused::NoQuorum { reachable: 2, n: 4, needed: 3 }), 6);
         assert_eq!(failed(Refused::Refused(Refusal::KeyLength { bytes: 0 })), 2);
+        for refusal in [
+            Refusal::Compacted { compacted: 40 },
+            Refusal::FutureRevision { revision: 57 },
+            Refusal::SortsTooMuch,
+            Refusal::ReadsTooMuch,
+            Refusal::NoSuchLease { lease: 0x1f },
+        ] {
+            assert_eq!(failed(Refused::Refused(refusal)), 1);
+            let told = Failure::from(Error::Failed(Refused::Refused(refusal)));
+            assert!(told.next.is_some(), "{refusal} says what to do next");
+        }
         assert_eq!(failed(Refused::Denied(String::new())), 9);
         assert_eq!(failed(Refused::Uninitialised), 11);
         assert_eq!(failed(Refused::Stopping), 10);

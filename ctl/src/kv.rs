@@ -1,4 +1,4 @@
-//! `put`, `get`, `ls` and `del`.
+//! `put`, `get` and `del`.
 
 use std::{
     ffi::OsString,
@@ -8,8 +8,7 @@ use std::{
 };
 
 use bftd_client::{
-    Bytes, Changed, Consistency, Entry, Expect, MAX_KEY, MAX_VALUE, Operation, Outcome, Range, Span, Trace,
-    Want,
+    At, Bytes, Changed, Client, Consistency, Entry, Expect, MAX_VALUE, Operation, Outcome, Range, Span, Trace,
 };
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -21,9 +20,6 @@ use crate::{
     session::Session,
     trace,
 };
-
-/// How many keys are asked for at once.
-const PAGE: u64 = 1000;
 
 /// Store a value.
 #[derive(Args, Debug)]
@@ -57,37 +53,15 @@ pub(crate) struct Put {
 /// Print the value of a key.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  bftctl get greeting\n  bftctl get greeting -o json --consistency local\n\nExit code 3: no such key."
+    after_help = "Examples:\n  bftctl get greeting\n  bftctl get greeting --rev 5\n  bftctl get greeting -o json --consistency \
+                        local\n\nExit codes: 1 the revision is compacted, or yet to come · 3 no such key, or none at that revision"
 )]
 pub(crate) struct Get {
     /// The key
     key: String,
-    #[command(flatten)]
-    freshness: Freshness,
-}
-
-/// List keys.
-#[derive(Args, Debug)]
-#[command(
-    after_help = "Examples:\n  bftctl ls\n  bftctl ls users/ --values --limit 10\n  bftctl ls users/ --count\n\nA listing \
-                        shows the keys as of one revision, however many they are."
-)]
-pub(crate) struct Ls {
-    /// What the keys begin with
-    #[arg(default_value = "", hide_default_value = true)]
-    prefix: String,
-    /// Print the values too
-    #[arg(long)]
-    values: bool,
-    /// Print at most so many keys
-    #[arg(long, value_name = "N")]
-    limit: Option<u64>,
-    /// Only keys after this one
-    #[arg(long, value_name = "KEY")]
-    start_after: Option<String>,
-    /// Print only how many there are
-    #[arg(long, conflicts_with_all = ["values", "limit", "start_after"])]
-    count: bool,
+    /// As it was at this revision, if that is not compacted
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    rev: Option<u64>,
     #[command(flatten)]
     freshness: Freshness,
 }
@@ -106,7 +80,7 @@ pub(crate) struct Del {
 }
 
 #[derive(Args, Debug)]
-struct Freshness {
+pub(crate) struct Freshness {
     /// `linearizable` reflects everything acknowledged before; `local` is at once and may be old
     #[arg(long, value_enum, default_value_t)]
     consistency: Fresh,
@@ -120,7 +94,7 @@ enum Fresh {
 }
 
 impl Freshness {
-    fn get(&self) -> Consistency {
+    pub(crate) fn get(&self) -> Consistency {
         match self.consistency {
             Fresh::Linearizable => Consistency::Linearizable,
             Fresh::Local => Consistency::Local,
@@ -166,9 +140,19 @@ impl Get {
     pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
         check_key(&self.key)?;
         let client = session.client().await?;
-        let (entry, at) = client.get(self.key.clone().into(), self.freshness.get()).await?;
+        let key: Bytes = self.key.clone().into();
+        let (entry, at) = match self.rev {
+            None => client.get(key, self.freshness.get()).await?,
+            Some(revision) => get_as_of(&client, key, revision, self.freshness.get()).await?,
+        };
         session.debug(|| format!("answered from block {}, executed {} ms ago", at.index, at.age_ms));
-        let Some(entry) = entry else { return Err(no_such_key(&self.key).into()) };
+        let Some(entry) = entry else {
+            return Err(match self.rev {
+                None => no_such_key(&self.key),
+                Some(revision) => not_there_at(&self.key, revision),
+            }
+            .into());
+        };
         if session.options.is_json() {
             #[derive(Serialize)]
             struct Body<'a> {
@@ -185,118 +169,6 @@ impl Get {
             render::bytes(&value)?;
         }
         Ok(Code::Ok)
-    }
-}
-
-impl Ls {
-    pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
-        for key in [Some(&self.prefix), self.start_after.as_ref()].into_iter().flatten() {
-            if key.len() > MAX_KEY {
-                return Err(Failure::usage(format!(
-                    "a key has at most {MAX_KEY} bytes, this one has {}",
-                    key.len()
-                ))
-                .into());
-            }
-        }
-        if self.count { self.count(session).await } else { self.list(session).await }
-    }
-
-    async fn count(&self, session: &mut Session) -> Result<Code, Ended> {
-        #[derive(Serialize)]
-        struct Body {
-            count: u64,
-            revision: u64,
-            index: u64,
-        }
-        let client = session.client().await?;
-        let keys = Span::Prefix(self.prefix.clone().into());
-        let (count, at) = client.count(keys, self.freshness.get()).await?;
-        if session.options.is_json() {
-            render::json(&Body { count, revision: at.revision, index: at.index })?;
-        } else {
-            render::line(&count.to_string())?;
-        }
-        Ok(Code::Ok)
-    }
-
-    /// Reads page after page. A table or bare values are printed as they come, JSON is one object at the end.
-    async fn list(&self, session: &mut Session) -> Result<Code, Ended> {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            entries: Vec<Row<'a>>,
-            count: usize,
-            more: bool,
-            revision: u64,
-            index: u64,
-        }
-        let client = session.client().await?;
-        let output = session.options.output();
-        let mut start_after: Option<Bytes> = self.start_after.clone().map(Into::into);
-        let mut left = self.limit.unwrap_or(u64::MAX);
-        let mut revision = 0;
-        let mut all = Vec::new();
-        loop {
-            let keys = match &start_after {
-                Some(after) => Span::prefix_after(self.prefix.as_bytes(), after),
-                None => Span::Prefix(self.prefix.clone().into()),
-            };
-            let want = if self.values { Want::Entries } else { Want::Keys };
-            let range = Range { revision, limit: left.min(PAGE), want, ..Range::of(keys) };
-            let (listing, at) = client.range(range, self.freshness.get()).await?;
-            // All pages are of the first one's revision.
-            revision = if revision == 0 { at.revision } else { revision };
-            left = left.saturating_sub(listing.entries.len() as u64);
-            start_after = listing.entries.last().map(|(key, _)| key.clone());
-            let is_last = !listing.more || left == 0 || start_after.is_none();
-            if output == Output::Json {
-                all.extend(listing.entries);
-            } else {
-                self.print_page(&listing.entries, output)?;
-            }
-            if !is_last {
-                continue;
-            }
-            if output == Output::Json {
-                let entries: Vec<_> =
-                    all.iter().map(|(key, entry)| Row::new(key, entry, self.values)).collect();
-                let count = entries.len();
-                render::json(&Body { entries, count, more: listing.more, revision, index: at.index })?;
-            } else if listing.more && session.options.verbose {
-                session.say("there are more: --start-after KEY continues");
-            }
-            return Ok(Code::Ok);
-        }
-    }
-
-    fn print_page(&self, entries: &[(Bytes, Entry)], output: Output) -> Result<(), Ended> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        if output == Output::Table && self.values {
-            let row = |(key, entry): &(Bytes, Entry)| {
-                vec![
-                    printable(key).into_owned(),
-                    entry.mod_revision.to_string(),
-                    printable(&entry.value).into_owned(),
-                ]
-            };
-            let rows = entries.iter().map(row).collect();
-            return render::line(&render::table(&["KEY", "REVISION", "VALUE"], &[1], rows));
-        }
-        let mut lines = Vec::new();
-        for (key, entry) in entries {
-            match output {
-                Output::Table => lines.extend_from_slice(printable(key).as_bytes()),
-                _ => lines.extend_from_slice(key),
-            }
-            if self.values {
-                lines.push(b'\t');
-                lines.extend_from_slice(&entry.value);
-            }
-            lines.push(b'\n');
-        }
-        render::bytes(&lines)
     }
 }
 
@@ -349,6 +221,17 @@ impl<'a> Row<'a> {
         let Entry { create_revision, mod_revision: revision, version, .. } = *entry;
         Self { key, key_base64, value, value_base64, revision, create_revision, version }
     }
+}
+
+/// A key as it was at a revision; 0 is now.
+pub(crate) async fn get_as_of(
+    client: &Client,
+    key: Bytes,
+    revision: u64,
+    consistency: Consistency,
+) -> Result<(Option<Entry>, At), Ended> {
+    let (listing, at) = client.range(Range { revision, ..Range::of(Span::Key(key)) }, consistency).await?;
+    Ok((listing.entries.into_iter().next().map(|(_, entry)| entry), at))
 }
 
 /// Has a change made, once. What is out of bounds is refused before a daemon is even looked for.
@@ -439,13 +322,21 @@ fn check_json(value: &[u8]) -> Result<(), Failure> {
     })
 }
 
-fn check_key(key: &str) -> Result<(), Failure> {
+pub(crate) fn check_key(key: &str) -> Result<(), Failure> {
     let operation = Operation::Delete { key: Bytes::copy_from_slice(key.as_bytes()) };
     operation.check().map_err(|refusal| Failure::usage(refusal.to_string()))
 }
 
-fn no_such_key(key: &str) -> Failure {
+pub(crate) fn no_such_key(key: &str) -> Failure {
     Failure::new(Code::NoSuchKey, format!("no such key: {}", printable(key.as_bytes()))).detail("key", key)
+}
+
+fn not_there_at(key: &str, revision: u64) -> Failure {
+    let name = printable(key.as_bytes());
+    Failure::new(Code::NoSuchKey, format!("no such key at revision {revision}: {name}"))
+        .next(format!("bftctl history {name} shows when it was there"))
+        .detail("key", key)
+        .detail("revision", revision)
 }
 
 fn mismatch(key: &str, expect: Expect, found: u64) -> Failure {

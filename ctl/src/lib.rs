@@ -3,8 +3,8 @@
 //! - [args](command): every command and flag, from which help, completions and man pages come.
 //! - `failure`: exit codes, and errors that say what happened, why, and what to do next.
 //! - `session`: which daemon to talk to, and the connections to it.
-//! - `kv`, `status`, `protocol`, `form`, `genesis`, `doctor`, `inject`, `evidence`, `bench`, `lab`, `dev`, `contexts`, `shell`: one
-//!   module a family of commands.
+//! - `kv`, `ls`, `history`, `txn`, `status`, `protocol`, `form`, `genesis`, `doctor`, `inject`, `evidence`, `bench`, `lab`, `dev`,
+//!   `contexts`, `shell`: one module a family of commands.
 //! - `render`: data to stdout as a table, as JSON or as bare values; words to stderr.
 
 mod args;
@@ -16,9 +16,11 @@ mod evidence;
 mod failure;
 mod form;
 mod genesis;
+mod history;
 mod inject;
 mod kv;
 mod lab;
+mod ls;
 mod protocol;
 mod render;
 mod session;
@@ -74,6 +76,9 @@ async fn run(command: Command, session: &mut Session) -> Result<Code, Ended> {
     match command {
         Command::Put(put) => put.run(session).await,
         Command::Txn(txn) => txn.run(session).await,
+        Command::History(history) => history.run(session).await,
+        Command::Revert(revert) => revert.run(session).await,
+        Command::Compact(compact) => compact.run(session).await,
         Command::Get(get) => get.run(session).await,
         Command::Ls(ls) => ls.run(session).await,
         Command::Del(del) => del.run(session).await,

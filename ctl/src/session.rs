@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     env,
+    io::{self, BufRead, IsTerminal, Write},
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -109,6 +110,21 @@ impl Session {
         let contexts: Contexts = contexts::load()?;
         let all = contexts.selected()?.unwrap_or_default().into_iter().map(|node| node.socket).collect();
         Ok(if contexts.has_selection() { all } else { vec![one] })
+    }
+
+    /// Whether a person wants something to be lost. `--yes` has said so.
+    pub(crate) fn confirms(&self, question: &str) -> Result<bool, Failure> {
+        if self.options.yes {
+            return Ok(true);
+        }
+        if !io::stdin().is_terminal() {
+            return Err(Failure::usage("this deletes data, and there is nobody to ask").next("add --yes"));
+        }
+        let mut answer = String::new();
+        let asked = write!(io::stderr(), "{question} [y/N] ")
+            .and_then(|()| io::stdin().lock().read_line(&mut answer));
+        asked.map_err(|error| Failure::other("can't ask").cause(error).next("add --yes"))?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 
     /// Words for people.

@@ -85,7 +85,13 @@ fn headline(status: &Status, paint: Paint) -> String {
     };
     let (dot, state, name) = (colour(paint, "●"), colour(paint, state.word()), printable(name.as_bytes()));
     let summary = status.summary();
-    format!("{dot} {name} {state} {}", printable(summary.as_bytes()))
+    let revision = match (status.cluster.revision, status.cluster.compacted) {
+        // Without a state there is none.
+        (0, _) => String::new(),
+        (revision, 0) => format!(" · revision {revision}"),
+        (revision, compacted) => format!(" · revision {revision} (readable from {compacted})"),
+    };
+    format!("{dot} {name} {state} {}{revision}", printable(summary.as_bytes()))
 }
 
 fn members(status: &Status) -> String {
@@ -170,6 +176,10 @@ struct Cluster<'a> {
     committed: u64,
     executed: u64,
     state_digest: &'a str,
+    /// The store's revision.
+    revision: u64,
+    /// The oldest revision that can be read; 0 before the first compaction.
+    compacted: u64,
 }
 
 #[derive(Serialize)]
@@ -213,6 +223,8 @@ impl<'a> Body<'a> {
             committed: of.committed,
             executed: of.executed,
             state_digest: &of.state_digest,
+            revision: of.revision,
+            compacted: of.compacted,
         };
         let member = |member: &'a MemberStatus| Member {
             id: member.id,
@@ -275,6 +287,8 @@ mod tests {
                 executed: 1042,
                 state_digest: "d0".to_owned(),
                 next_protocol: Protocol::BftRaft,
+                revision: 57,
+                compacted: 0,
             },
             me: 1,
             members: vec![member(1, true, 1042), member(2, true, 1042), member(3, false, 1000)],
@@ -288,7 +302,7 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(
             lines[0],
-            "● demo DEGRADED 2/4 members, tolerates 1 fault · term 7 · leader node2 · block 1042"
+            "● demo DEGRADED 2/4 members, tolerates 1 fault · term 7 · leader node2 · block 1042 · revision 57"
         );
         assert_eq!(lines[1], "");
         assert!(lines[2].trim_start().starts_with("ID"), "{text}");
@@ -298,6 +312,15 @@ mod tests {
             ["3", "node3", "follower", "NO", "1042", "1042", "1000", "42", "40", "1", "0", "-", "0.1.0"]
         );
         assert_eq!(lines.last(), Some(&"hint: start node3"));
+        let mut status = status();
+        status.cluster.compacted = 40;
+        let text = super::text(&status, None, Paint::OFF);
+        assert!(
+            text.lines().next().unwrap().ends_with(" · block 1042 · revision 57 (readable from 40)"),
+            "{text}"
+        );
+        status.cluster.revision = 0;
+        assert!(!super::text(&status, None, Paint::OFF).contains("revision"));
     }
 
     #[test]
@@ -337,6 +360,8 @@ mod tests {
             "committed",
             "executed",
             "state_digest",
+            "revision",
+            "compacted",
         ] {
             assert!(!json["cluster"][field].is_null(), "{field}");
         }

@@ -196,6 +196,8 @@ impl State {
             committed: 12,
             executed: 12,
             state_digest: "d1".to_owned(),
+            revision: self.revision,
+            compacted: 0,
         };
         Status { cluster, me: 1, members, hints: vec![] }
     }

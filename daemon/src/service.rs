@@ -217,6 +217,7 @@ impl NodeService {
             members: &members,
         };
         let (state, tolerates, hints) = (view.health(), view.tolerates(), view.hints());
+        let (revision, compacted) = self.state.head().map_or((0, 0), |head| (head.revision, head.compacted));
         let cluster = ClusterStatus {
             name: self.genesis.name.clone(),
             id: self.members.cluster().to_string(),
@@ -232,6 +233,8 @@ impl NodeService {
             executed: own.executed.index.0,
             state_digest: own.executed.state.to_string(),
             next_protocol: own.next_protocol,
+            revision,
+            compacted,
         };
         Status { cluster, me: self.me.0, members, hints }
     }

@@ -198,6 +198,8 @@ mod tests {
                 committed: 12,
                 executed: 12,
                 state_digest: String::new(),
+                revision: 0,
+                compacted: 0,
             };
             Response::Status(Box::new(Status { cluster, me: 1, members: Vec::new(), hints: Vec::new() }))
         }

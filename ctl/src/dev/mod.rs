@@ -9,7 +9,6 @@ mod layout;
 mod process;
 
 use std::{
-    io::{self, BufRead, IsTerminal, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -351,9 +350,7 @@ fn running(node: &Node) -> Result<Daemon, Failure> {
 
 async fn wipe(session: &Session, root: &Path) -> Result<(), Ended> {
     let layout = Layout::load(root)?;
-    if !session.options.yes
-        && !confirm(&format!("Delete the cluster in {} with all of its data?", root.display()))?
-    {
+    if !session.confirms(&format!("Delete the cluster in {} with all of its data?", root.display()))? {
         return Err(Failure::other("nothing was deleted").into());
     }
     let mut killed = Vec::new();
@@ -370,17 +367,6 @@ async fn wipe(session: &Session, root: &Path) -> Result<(), Ended> {
     contexts::save(&contexts)?;
     session.say(&format!("deleted the cluster in {}", layout.root.display()));
     Ok(())
-}
-
-fn confirm(question: &str) -> Result<bool, Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::usage("this deletes data, and there is nobody to ask").next("add --yes"));
-    }
-    let mut answer = String::new();
-    let asked =
-        write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stdin().lock().read_line(&mut answer));
-    asked.map_err(|error| Failure::other("can't ask").cause(error).next("add --yes"))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// After a command whose words say everything to people: data for scripts.

@@ -402,6 +402,10 @@ pub struct ClusterStatus {
     pub state_digest: String,
     /// What the cluster runs from the next term on.
     pub next_protocol: Protocol,
+    /// The store's revision, as far as the daemon has executed; 0 where it has no store to read.
+    pub revision: u64,
+    /// The oldest revision that can be read; 0 before the first compaction.
+    pub compacted: u64,
 }
 
 /// How a cluster is.

@@ -96,6 +96,8 @@ impl Forming {
             committed: 0,
             executed: 0,
             state_digest: String::new(),
+            revision: 0,
+            compacted: 0,
         };
         Status { cluster, me: 0, members: Vec::new(), hints: hints(&shown) }
     }
