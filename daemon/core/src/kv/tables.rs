@@ -23,7 +23,7 @@ pub enum Table {
     Deleted,
     /// A key → its entry as of the last trimmed row of the history, where it is not the current one.
     Held,
-    /// A session's id → what is known of it; and the floor below which sessions have ended. State, as the keys are.
+    /// A session's id and opening → what is known of it; and the floor below which sessions have ended. State, as the keys are.
     Sessions,
 }
 

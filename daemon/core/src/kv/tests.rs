@@ -404,12 +404,12 @@ fn deleting_a_prefix_goes_beyond_one_chunk_of_memory() {
     store.one(delete("l"));
     store.machine.save(&mut store.tables).unwrap();
     let mut buckets = 0;
-    let all = std::ops::Bound::Unbounded;
+    let all = Bound::Unbounded;
     store
         .tables
         .scan(Table::Buckets, all, |_, _| {
             buckets += 1;
-            std::ops::ControlFlow::Continue(())
+            ControlFlow::Continue(())
         })
         .unwrap();
     assert_eq!(buckets, 0, "empty buckets are removed");
@@ -431,9 +431,9 @@ fn buckets_are_read_again_when_there_is_no_room_for_all() {
     let mut written = 0;
     let count = |_: &[u8], _: &[u8]| {
         written += 1;
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     };
-    store.tables.scan(Table::Buckets, std::ops::Bound::Unbounded, count).unwrap();
+    store.tables.scan(Table::Buckets, Bound::Unbounded, count).unwrap();
     assert!(written > 0, "there was room for all");
     let puts: Vec<_> = keys.iter().step_by(1000).map(|key| put_if(key, "2", Expect::Absent)).collect();
     assert!(store.run(&puts).iter().all(|outcome| matches!(outcome, Outcome::Mismatch { .. })));
