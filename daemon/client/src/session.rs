@@ -73,7 +73,7 @@ pub struct Session {
 /// What an attempt has led to.
 enum Attempt {
     Answered(Response),
-    /// The cluster does not know the session.
+    /// The cluster does not know the session, or not as this client's own.
     Ended(Refusal),
     /// It may lead to something if it is tried again.
     Failed {
@@ -306,11 +306,13 @@ impl Session {
                 Attempt::Refused(error) => return Err(if is_sent { unknown(error) } else { error }),
                 Attempt::Ended(refusal) => {
                     number.ended();
+                    // Where the number is another change's no earlier copy was executed, either.
+                    is_sent &= refusal != Refusal::NumberTaken;
                     if is_sent || !backoff.wait(until).await {
                         let error = Failure::Refused(refusal).into();
                         return Err(if is_sent { unknown(error) } else { error });
                     }
-                    // This copy was the only one, and was refused: nothing was done.
+                    // Every copy was refused: nothing was done.
                     number = self.numbers.take(self, until).await?;
                 }
                 Attempt::Failed { error, is_sent: this_one, leaves } => {
@@ -342,7 +344,9 @@ fn judge(answer: Result<Response, Error>) -> Attempt {
             Response::Executed { outcome: Outcome::Refused(refusal), .. }
             | Response::Traced { outcome: Outcome::Refused(refusal), .. },
         ) if is_of_session(refusal) => match refusal {
-            Refusal::SessionEnded | Refusal::SessionAhead { .. } => Attempt::Ended(refusal),
+            Refusal::SessionEnded | Refusal::SessionAhead { .. } | Refusal::NumberTaken => {
+                Attempt::Ended(refusal)
+            }
             // Numbers that were given up count until this one is executed.
             Refusal::SessionWindow { .. } => failed(Failure::Refused(refusal).into(), false, false),
             _ => Attempt::Refused(Error::OutcomeUnknown(refusal.to_string())),
@@ -368,5 +372,6 @@ fn is_of_session(refusal: Refusal) -> bool {
             | Refusal::SessionAhead { .. }
             | Refusal::SessionWindow { .. }
             | Refusal::AnsweredBefore { .. }
+            | Refusal::NumberTaken
     )
 }

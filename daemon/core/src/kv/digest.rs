@@ -50,6 +50,7 @@ const KEY_HASH: u8 = 0;
 const ENTRY: u8 = 1;
 const SESSION: u8 = 4;
 const SESSION_ROW: u8 = 5;
+const OPERATION: u8 = 6;
 
 /// A key's place among the digests.
 pub fn key_hash(key: &[u8]) -> Digest {
@@ -73,6 +74,11 @@ pub fn entry_digest(key: &[u8], numbers: [u64; 4], value: &[u8]) -> Digest {
 pub(super) fn session_item(key: &[u8], row: &[u8]) -> (Digest, Digest) {
     let size = (key.len() as u64).to_le_bytes();
     (Domain::Entry.digest(&[&[SESSION], key]), Domain::Entry.digest(&[&[SESSION_ROW], &size, key, row]))
+}
+
+/// The digest of an operation in a session.
+pub(super) fn operation_digest(operation: &[u8]) -> Digest {
+    Domain::Entry.digest(&[&[OPERATION], operation])
 }
 
 /// The digest of a bucket's packed items; zero where there are none.

@@ -36,9 +36,9 @@ pub const MAX_ENDED: u64 = if cfg!(test) { 8 } else { 16_384 };
 /// In [`Table::Meta`]: the [`Clock`].
 const CLOCK: &[u8] = b"lease clock";
 /// Mark digests of leases among those of entries and sessions: the place among the items, the item, and what ids are made of.
-const LEASE_HASH: u8 = 6;
-const LEASE: u8 = 7;
-const LEASE_ID: u8 = 8;
+const LEASE_HASH: u8 = 7;
+const LEASE: u8 = 8;
+const LEASE_ID: u8 = 9;
 
 /// A lease, in [`Table::Leases`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

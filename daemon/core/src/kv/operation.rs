@@ -420,6 +420,11 @@ pub enum Refusal {
         /// The lowest number that is open.
         answered: u64,
     },
+    /// Another operation was executed under the number.
+    #[error(
+        "under this number of the session another change was made; this one was not: somebody else uses the session"
+    )]
+    NumberTaken,
     /// The operation can't be in a session.
     #[error("the protocol is not set in a session: it can be set again, nothing comes of that")]
     NotInSession,

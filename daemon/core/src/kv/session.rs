@@ -6,6 +6,8 @@
 //!
 //! - A sequence number that the session knows is not executed again: it gets its **first answer**, with the index and term of the
 //!   block that executed it. One that it does not know is executed, and its answer is kept.
+//! - Members see the numbers of other members' clients, and one that lies could use them. So a number that is known with **another
+//!   operation** is refused: [`Refusal::NumberTaken`]. Whoever is told so knows that what he sent was not executed.
 //! - The client says up to which number it needs no answers any more (`answered`). What is below is forgotten, and a late copy of it
 //!   refused: [`Refusal::AnsweredBefore`]. So who gives a request up and goes on need not fear it any more. From there on
 //!   [`SESSION_WINDOW`] numbers are open; one beyond is refused and not kept.
@@ -14,16 +16,17 @@
 //!   [`StepOutcome::NotRead`], then [`Taken::steps`] is empty. Whether the comparisons held, and the revision, is always kept.
 //! - A session **ends** when it was not used for [`SESSION_MS`] of block time, looked at when a block has requests in sessions; and, at the end
 //!   of a block, the least recently used ones end while there are more than [`MAX_SESSIONS`], or they take more than
-//!   [`MAX_SESSION_BYTES`]. Equally old ones end in the order of their ids.
+//!   [`MAX_SESSION_BYTES`]. Equally old ones end in the order of their keys.
 //! - The **floor** is the highest time at which a session that has ended was last used. It only rises.
-//! - A session that is not known **begins** with its first request, if the time at which the client says that it opened it is above the
-//!   floor, else it is refused ([`Refusal::SessionEnded`]), and not above the block's time, else it is refused, too
-//!   ([`Refusal::SessionAhead`]).
+//! - A request says when its session was **opened**, which is part of the session's name: with another time it is another session. Where that is
+//!   above the time of the block it is refused ([`Refusal::SessionAhead`]). A session that is not known **begins** with a request that
+//!   says a time above the floor; others are refused ([`Refusal::SessionEnded`]).
 //!
 //! Why an ended session never begins again: it began in a block of time t ≥ `opened_ms`, was last used at u ≥ t, and the floor is at
 //! u or above since it ended. So `opened_ms` is at or below the floor for ever, and every copy is refused. That is why a time to come is not taken
-//! for now: `opened_ms` could be above u, and a copy would begin the session again once that time has come. Clients take the time from
-//! their daemon, which knows it from a block, so later blocks are not before it.
+//! for now: it could be above u, and a copy would begin the session again once that time has come. And that is why it is part of the name: else
+//! a liar could begin the session again with a later one. Clients take the time from their daemon, which knows it from a block, so later
+//! blocks are not before it.
 //!
 //! A session's time of use, what it has answered and its answers are one row of [`Table::Sessions`], read when the first request
 //! of a block is in it and written once at the block's end; the floor is another row. Each row is an item of the state's digest.
@@ -39,7 +42,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Error, Operation, Outcome, ReadTables, Refusal, StateMachine, StepOutcome, Table, Taken, WriteTables,
-    buckets::Buckets, digest::session_item, entry::Numbers,
+    buckets::Buckets,
+    digest::{operation_digest, session_item},
+    entry::Numbers,
 };
 use crate::{
     block::Header,
@@ -54,17 +59,14 @@ pub const SESSION_MS: u64 = 3_600_000;
 /// How many sessions there are at most.
 pub const MAX_SESSIONS: usize = if cfg!(test) { 4 } else { 65_536 };
 /// How many bytes they take together at most: so much has to be hashed for a block that has requests in all of them.
-pub const MAX_SESSION_BYTES: usize = if cfg!(test) { 6 << 10 } else { 32 << 20 };
+pub const MAX_SESSION_BYTES: usize = if cfg!(test) { 20 << 10 } else { 32 << 20 };
 /// Up to how many bytes an answer is kept whole.
 pub const KEPT_ANSWER: usize = if cfg!(test) { 256 } else { 16 << 10 };
 /// Up to how many bytes all answers of a session are kept whole.
 pub const KEPT_ANSWERS: usize = if cfg!(test) { 512 } else { 64 << 10 };
 
-/// In [`Table::Sessions`]: the floor, little-endian. Ids are longer.
+/// In [`Table::Sessions`]: the floor, little-endian. Keys of sessions are longer.
 const FLOOR: &[u8] = b"floor";
-/// What a session's item of the digest says beside its digest: nothing.
-const NO_NUMBERS: Numbers =
-    Numbers { create_revision: 0, mod_revision: 0, version: 0, size: 0, is_leased: false };
 
 /// A session's name, chosen by its client at random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -89,6 +91,15 @@ pub struct SessionRequest<B = Bytes> {
 }
 
 impl<B: AsRef<[u8]>> SessionRequest<B> {
+    /// The session's key.
+    fn key(&self) -> Key {
+        let mut key = [0; 24];
+        let (id, opened) = key.split_at_mut(16);
+        id.copy_from_slice(&self.session.0.to_be_bytes());
+        opened.copy_from_slice(&self.opened_ms.to_be_bytes());
+        key
+    }
+
     /// The operation in it.
     ///
     /// # Errors
@@ -105,6 +116,17 @@ impl<B: AsRef<[u8]>> SessionRequest<B> {
         }
     }
 }
+
+/// The first half of an operation's digest: nobody finds another operation with that of a given one.
+type OperationHash = [u8; 16];
+
+fn operation_hash(operation: &[u8]) -> OperationHash {
+    let Digest(digest) = operation_digest(operation);
+    digest.first_chunk().copied().unwrap_or_default()
+}
+
+/// The key of a session's row: its id and when it was opened, both big-endian.
+type Key = [u8; 24];
 
 /// A session in [`Table::Sessions`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +145,8 @@ struct Kept {
     /// The block that executed the request.
     index: Index,
     term: Term,
+    /// Which operation it was.
+    operation: OperationHash,
     /// The outcome, without the steps of a transaction.
     brief: Outcome,
     /// The outcome with them, encoded.
@@ -131,7 +155,12 @@ struct Kept {
 
 impl Record {
     /// Keeps an answer, and what was read of as many as there is room for, the newest first.
-    fn keep(&mut self, sequence: u64, (index, term): (Index, Term), outcome: &Outcome) {
+    fn keep(
+        &mut self,
+        (sequence, operation): (u64, OperationHash),
+        (index, term): (Index, Term),
+        outcome: &Outcome,
+    ) {
         let whole = match outcome {
             Outcome::Transaction { taken, .. } if !taken.steps.is_empty() => {
                 let whole = encode(outcome);
@@ -139,7 +168,12 @@ impl Record {
             }
             _ => None,
         };
-        self.answers.insert(sequence, Kept { index, term, brief: without_steps(outcome.clone()), whole });
+        let is_large = whole.is_some();
+        let kept = Kept { index, term, operation, brief: without_steps(outcome), whole };
+        self.answers.insert(sequence, kept);
+        if !is_large {
+            return;
+        }
         let sizes = self.answers.values().filter_map(|kept| kept.whole.as_ref()).map(Bytes::len);
         let mut size: usize = sizes.sum();
         let mut shrink = |by: fn(Outcome) -> Option<Outcome>| {
@@ -176,12 +210,13 @@ fn taken_without_reads(taken: Taken) -> Taken {
 }
 
 /// An outcome that takes a few bytes, whatever it was.
-fn without_steps(outcome: Outcome) -> Outcome {
+fn without_steps(outcome: &Outcome) -> Outcome {
     match outcome {
-        Outcome::Transaction { revision, taken: Taken { succeeded, .. } } => {
-            Outcome::Transaction { revision, taken: Taken { succeeded, steps: Vec::new() } }
+        Outcome::Transaction { revision, taken } => {
+            let taken = Taken { succeeded: taken.succeeded, steps: Vec::new() };
+            Outcome::Transaction { revision: *revision, taken }
         }
-        other => other,
+        other => other.clone(),
     }
 }
 
@@ -198,7 +233,7 @@ fn decode(whole: &[u8]) -> Option<Outcome> {
 pub(super) struct Sessions {
     floor_ms: u64,
     /// All, by their last use. Bounded by [`MAX_SESSIONS`] and those of one block.
-    by_use: BTreeSet<(u64, SessionId)>,
+    by_use: BTreeSet<(u64, Key)>,
     /// What their rows take.
     bytes: usize,
     /// The open block's place and time.
@@ -209,7 +244,7 @@ pub(super) struct Sessions {
     /// Whether the floor is not in its row yet.
     has_risen: bool,
     /// Those with requests in this block. Bounded by the size of a block.
-    open: BTreeMap<SessionId, Open>,
+    open: BTreeMap<Key, Open>,
 }
 
 /// A session with requests in the open block.
@@ -223,7 +258,7 @@ struct Open {
 /// What becomes of a request in a session.
 enum Admitted {
     /// It is executed.
-    New,
+    New(OperationHash),
     /// It was executed before.
     Known(Kept),
     Refused(Refusal),
@@ -241,9 +276,9 @@ impl Sessions {
                     Err(_) => is_damaged = true,
                 }
             } else {
-                match (key.try_into().map(u128::from_be_bytes), postcard::take_from_bytes(row)) {
-                    (Ok(id), Ok((used_ms, _))) => {
-                        sessions.by_use.insert((used_ms, SessionId(id)));
+                match (Key::try_from(key), postcard::take_from_bytes(row)) {
+                    (Ok(key), Ok((used_ms, _))) => {
+                        sessions.by_use.insert((used_ms, key));
                         sessions.bytes += key.len() + row.len();
                     }
                     _ => is_damaged = true,
@@ -270,14 +305,13 @@ impl Sessions {
         if !self.has_looked {
             return Ok(());
         }
-        for (id, Open { record, row }) in std::mem::take(&mut self.open) {
-            let key = id.0.to_be_bytes();
+        for (key, Open { record, row }) in std::mem::take(&mut self.open) {
             if let Some((used_ms, bytes)) = row {
-                self.by_use.remove(&(used_ms, id));
+                self.by_use.remove(&(used_ms, key));
                 self.bytes -= key.len() + bytes;
             }
             let row = postcard::to_stdvec(&record).expect("encoding into a growing buffer succeeds");
-            self.by_use.insert((record.used_ms, id));
+            self.by_use.insert((record.used_ms, key));
             self.bytes += key.len() + row.len();
             write(tables, buckets, &key, &row)?;
         }
@@ -310,8 +344,7 @@ impl Sessions {
         tables: &mut T,
         buckets: &mut Buckets,
     ) -> Result<bool, Error<T::Error>> {
-        let Some((used_ms, id)) = self.by_use.pop_first() else { return Ok(false) };
-        let key = id.0.to_be_bytes();
+        let Some((used_ms, key)) = self.by_use.pop_first() else { return Ok(false) };
         let size = tables.read(Table::Sessions, &key, |row| key.len() + row.len())?;
         self.bytes -= size.ok_or(Error::Damaged("the list of sessions"))?;
         tables.remove(Table::Sessions, &key)?;
@@ -332,20 +365,21 @@ impl Sessions {
         if !std::mem::replace(&mut self.has_looked, true) {
             self.end_unused(tables, buckets)?;
         }
-        let SessionRequest { session, opened_ms, sequence, answered, .. } = *request;
+        let SessionRequest { opened_ms, sequence, answered, .. } = *request;
+        let key = request.key();
         let Self { floor_ms, now_ms, .. } = *self;
-        let record = match self.find(tables, session)? {
+        if opened_ms > now_ms {
+            return Ok(Admitted::Refused(Refusal::SessionAhead { time_ms: now_ms }));
+        }
+        let record = match self.find(tables, key)? {
             Some(record) => record,
             None if opened_ms <= floor_ms => return Ok(Admitted::Refused(Refusal::SessionEnded)),
-            None if opened_ms > now_ms => {
-                return Ok(Admitted::Refused(Refusal::SessionAhead { time_ms: now_ms }));
-            }
             None if sequence - answered >= SESSION_WINDOW => {
                 return Ok(Admitted::Refused(Refusal::SessionWindow { answered }));
             }
             None => {
                 let record = Record { used_ms: now_ms, answered, answers: BTreeMap::new() };
-                &mut self.open.entry(session).or_insert(Open { record, row: None }).record
+                &mut self.open.entry(key).or_insert(Open { record, row: None }).record
             }
         };
         record.used_ms = record.used_ms.max(now_ms);
@@ -354,38 +388,36 @@ impl Sessions {
             record.answers = record.answers.split_off(&answered);
         }
         let answered = record.answered;
+        let operation = operation_hash(request.operation);
         Ok(match record.answers.get(&sequence) {
+            Some(kept) if kept.operation != operation => Admitted::Refused(Refusal::NumberTaken),
             Some(kept) => Admitted::Known(kept.clone()),
             None if sequence < answered => Admitted::Refused(Refusal::AnsweredBefore { answered }),
             None if sequence - answered >= SESSION_WINDOW => {
                 Admitted::Refused(Refusal::SessionWindow { answered })
             }
-            None => Admitted::New,
+            None => Admitted::New(operation),
         })
     }
 
     /// A session that has begun and not ended.
-    fn find<T: ReadTables>(
-        &mut self,
-        tables: &T,
-        id: SessionId,
-    ) -> Result<Option<&mut Record>, Error<T::Error>> {
-        if !self.open.contains_key(&id) {
+    fn find<T: ReadTables>(&mut self, tables: &T, key: Key) -> Result<Option<&mut Record>, Error<T::Error>> {
+        if !self.open.contains_key(&key) {
             let decode = |row: &[u8]| Some((postcard::from_bytes::<Record>(row).ok()?, row.len()));
-            let Some(found) = tables.read(Table::Sessions, &id.0.to_be_bytes(), decode)? else {
+            let Some(found) = tables.read(Table::Sessions, &key, decode)? else {
                 return Ok(None);
             };
             let (record, bytes) = found.ok_or(Error::Damaged("a session"))?;
             let row = Some((record.used_ms, bytes));
-            self.open.insert(id, Open { record, row });
+            self.open.insert(key, Open { record, row });
         }
-        Ok(self.open.get_mut(&id).map(|open| &mut open.record))
+        Ok(self.open.get_mut(&key).map(|open| &mut open.record))
     }
 
     /// Keeps the answer to a request that was admitted.
-    fn keep(&mut self, request: &SessionRequest<&[u8]>, outcome: &Outcome) {
-        if let Some(open) = self.open.get_mut(&request.session) {
-            open.record.keep(request.sequence, self.place, outcome);
+    fn keep(&mut self, request: &SessionRequest<&[u8]>, operation: OperationHash, outcome: &Outcome) {
+        if let Some(open) = self.open.get_mut(&request.key()) {
+            open.record.keep((request.sequence, operation), self.place, outcome);
         }
     }
 }
@@ -399,7 +431,7 @@ fn write<T: WriteTables>(
 ) -> Result<(), Error<T::Error>> {
     tables.put(Table::Sessions, key, row)?;
     let (place, digest) = session_item(key, row);
-    buckets.place(tables, &place)?.set(NO_NUMBERS, digest);
+    buckets.place(tables, &place)?.set(Numbers::NONE, digest);
     Ok(())
 }
 
@@ -410,7 +442,7 @@ pub(super) fn gather_sessions<T: ReadTables>(
 ) -> Result<(), T::Error> {
     tables.scan(Table::Sessions, Bound::Unbounded, |key, row| {
         let (place, digest) = session_item(key, row);
-        add(&place, NO_NUMBERS, digest);
+        add(&place, Numbers::NONE, digest);
         ControlFlow::Continue(())
     })
 }
@@ -428,15 +460,15 @@ impl StateMachine {
         };
         match self.sessions.admit(tables, &mut self.buckets, request)? {
             Admitted::Refused(refusal) => Ok((Outcome::Refused(refusal), None)),
-            Admitted::Known(Kept { index, term, brief, whole }) => {
+            Admitted::Known(Kept { index, term, brief, whole, .. }) => {
                 // Copies are small, what they are answered need not be.
                 let whole = whole.filter(|whole| self.reads.answer(whole.len()));
                 let outcome = whole.and_then(|whole| decode(&whole)).unwrap_or(brief);
                 Ok((outcome, Some((index, term))))
             }
-            Admitted::New => {
+            Admitted::New(hash) => {
                 let outcome = self.change(tables, &operation)?;
-                self.sessions.keep(request, &outcome);
+                self.sessions.keep(request, hash, &outcome);
                 Ok((outcome, None))
             }
         }

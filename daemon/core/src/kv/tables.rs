@@ -11,7 +11,7 @@ use bytes::Bytes;
 /// Which table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
-    /// A key of the store → its entry. This is the state; the other tables but that of sessions follow from it.
+    /// A key of the store → its entry. These, the history, the leases and the sessions are the state; the other tables follow from it.
     Keys,
     /// A bucket's number → the digests of its entries.
     Buckets,
@@ -27,7 +27,7 @@ pub enum Table {
     Leases,
     /// The id of a lease and a key that hangs on it → nothing.
     Attached,
-    /// A session's id → what is known of it; and the floor below which sessions have ended. State, as the keys are.
+    /// A session's id and opening → what is known of it; and the floor below which sessions have ended. State, as the keys are.
     Sessions,
 }
 

@@ -37,7 +37,7 @@ impl Store {
         let mut sessions = 0;
         self.tables
             .scan(Table::Sessions, Bound::Unbounded, |key, _| {
-                sessions += usize::from(key.len() == 16);
+                sessions += usize::from(key.len() == 24);
                 ControlFlow::Continue(())
             })
             .unwrap();
@@ -87,8 +87,9 @@ fn a_copy_gets_the_first_answer_and_nothing_is_done() {
     let third = sent(session, 2, 0, &put("c", ""));
     let told = store.block(NOW + 4, &[(1, vec![third.clone()]), (2, vec![third])]);
     assert_eq!(told, [vec![done(5)], vec![again(5, 5)]]);
-    // With other contents it is the same request all the same.
-    assert_eq!(store.at(NOW + 5, sent(session, 0, 0, &put("a", "other"))), again(2, 1));
+    // Somebody else's operation under the same number is not taken for it, whoever comes first.
+    assert_eq!(store.at(NOW + 5, sent(session, 0, 0, &put("a", "other"))), refused(Refusal::NumberTaken));
+    assert_eq!(store.get("a"), None);
     store.reopen();
     assert_eq!(store.at(NOW + 6, first), again(2, 1));
 }
@@ -224,6 +225,10 @@ fn a_time_to_come_begins_no_session() {
     assert_eq!(store.at(NOW, put_ahead.clone()), refused(Refusal::SessionAhead { time_ms: NOW }));
     assert_eq!(store.sessions(), 0);
     assert_eq!(store.at(NOW + 1, put_ahead), done(2));
+    // With the time another session is meant.
+    let ahead = sent((7, NOW + 9), 0, 0, &put("a", ""));
+    assert_eq!(store.at(NOW + 2, ahead), refused(Refusal::SessionAhead { time_ms: NOW + 2 }));
+    assert_eq!(store.at(NOW + 2, sent((7, NOW + 2), 0, 0, &put("a", ""))), done(3));
 }
 
 #[test]
@@ -239,6 +244,7 @@ fn much_that_was_read_is_not_kept_but_that_it_was_done_is() {
             then(vec![wrote.clone(), read(key), Step::Delete { keys: Span::Key(bytes("none")) }]);
         sent((7, NOW), sequence, 0, &Operation::Transaction(transaction))
     };
+    let copy = |sequence| request(sequence, if sequence == 0 { "large" } else { "small" });
     let steps = |told: &Told| match &told.0 {
         Outcome::Transaction { revision, taken } => {
             assert!(taken.succeeded);
@@ -258,7 +264,7 @@ fn much_that_was_read_is_not_kept_but_that_it_was_done_is() {
     for sequence in 2..10 {
         store.at(NOW, request(sequence, "small"));
     }
-    let kept: Vec<_> = (0..10).map(|sequence| steps(&store.at(NOW, request(sequence, "small"))).1).collect();
+    let kept: Vec<_> = (0..10).map(|sequence| steps(&store.at(NOW, copy(sequence))).1).collect();
     assert_eq!(kept[1], left);
     assert!(matches!(kept[9][1], StepOutcome::Found(_)));
     assert_eq!(store.get("c").unwrap().version, 10);
@@ -266,7 +272,7 @@ fn much_that_was_read_is_not_kept_but_that_it_was_done_is() {
     for sequence in 10..150 {
         store.at(NOW, request(sequence, "small"));
     }
-    let kept: Vec<_> = (0..150).map(|sequence| steps(&store.at(NOW, request(sequence, "small"))).1).collect();
+    let kept: Vec<_> = (0..150).map(|sequence| steps(&store.at(NOW, copy(sequence))).1).collect();
     assert_eq!(kept[0], []);
     assert_eq!(kept[149], left);
     assert_eq!(store.sessions(), 1);
@@ -295,7 +301,7 @@ fn repeated_answers_cost_their_member_what_reading_does() {
 #[test]
 fn sessions_that_take_too_much_end() {
     let mut store = Store::new();
-    // Each takes some 2 KiB: three fit.
+    // Each takes some 6 KiB: three fit.
     let fill = |session: u128| {
         let requests = (0..SESSION_WINDOW).map(|sequence| sent((session, NOW), sequence, 0, &put("a", "")));
         requests.collect::<Vec<_>>()
@@ -315,14 +321,18 @@ enum Act {
     Open(u64, u64),
     /// A client sends something new in a session, some numbers further on; it says that so many before need no answer.
     Send(prop::sample::Index, u64, u64),
+    /// A liar sends something else under a number of somebody's session that is or will be used; or of one of that name opened so
+    /// long before now or ahead.
+    Forge(prop::sample::Index, u64, Option<(u64, u64)>),
     /// Something that was sent comes again, as it was or with the newest `answered`.
     Again(prop::sample::Index, bool),
 }
 
 fn an_act() -> impl Strategy<Value = Act> {
-    let opened = prop_oneof![6 => Just((0, 0)), 1 => (0..SESSION_MS).prop_map(|before| (before, 0)), 1 => (1..5000_u64).prop_map(|ahead| (0, ahead))];
+    let opened = || prop_oneof![6 => Just((0, 0)), 1 => (0..SESSION_MS).prop_map(|before| (before, 0)), 1 => (1..5000_u64).prop_map(|ahead| (0, ahead))];
     prop_oneof![
-        1 => opened.prop_map(|(before, ahead)| Act::Open(before, ahead)),
+        1 => (any::<prop::sample::Index>(), 0..4_u64, prop::option::of(opened())).prop_map(|(which, back, opened)| Act::Forge(which, back, opened)),
+        1 => opened().prop_map(|(before, ahead)| Act::Open(before, ahead)),
         4 => (any::<prop::sample::Index>(), 0..3_u64, 0..4_u64).prop_map(|(which, skip, open)| Act::Send(which, skip, open)),
         5 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(which, newest)| Act::Again(which, newest)),
     ]
@@ -361,7 +371,7 @@ proptest! {
         let own_key = |session: u128, sequence: u64| format!("{session}/{sequence}");
         for (acts, passes, save, restart) in blocks {
             let mut batches: Vec<(u8, Vec<_>)> = (0..3).map(|origin| (origin, vec![])).collect();
-            let mut names: Vec<Vec<(u128, u64)>> = vec![vec![]; 3];
+            let mut names: Vec<Vec<Option<(u128, u64)>>> = vec![vec![]; 3];
             for (origin, act) in acts {
                 let (session, opened_ms, sequence, answered) = match act {
                     Act::Open(before, ahead) => {
@@ -370,6 +380,15 @@ proptest! {
                         continue;
                     }
                     _ if opened.is_empty() => continue,
+                    Act::Forge(which, back, other) => {
+                        let one = &opened[which.index(opened.len())];
+                        let sequence = (one.next + 1).saturating_sub(back);
+                        let opened_ms = other.map_or(one.opened_ms, |(before, ahead)| now - before + ahead);
+                        let forged = sent((one.id, opened_ms), sequence, 0, &put("forged", ""));
+                        batches[usize::from(origin)].1.push(forged);
+                        names[usize::from(origin)].push(None);
+                        continue;
+                    }
                     Act::Send(which, skip, open) => {
                         let at = which.index(opened.len());
                         let one = &mut opened[at];
@@ -389,12 +408,13 @@ proptest! {
                 };
                 let operation = put(&own_key(session, sequence), "");
                 batches[usize::from(origin)].1.push(sent((session, opened_ms), sequence, answered, &operation));
-                names[usize::from(origin)].push((session, sequence));
+                names[usize::from(origin)].push(Some((session, sequence)));
             }
             now += passes;
             let told = store.block(now, &batches);
             let index = store.machine.head().executed.index.0;
             for (name, (outcome, first)) in names.into_iter().flatten().zip(told.into_iter().flatten()) {
+                let Some(name) = name else { continue };
                 match outcome {
                     Outcome::Put { .. } => {
                         let (answer, at) = answers.entry(name).or_insert_with(|| (outcome.clone(), index));
@@ -405,6 +425,7 @@ proptest! {
                         Refusal::SessionEnded
                         | Refusal::SessionAhead { .. }
                         | Refusal::AnsweredBefore { .. }
+                        | Refusal::NumberTaken
                         | Refusal::SessionWindow { .. },
                     ) => prop_assert_eq!(first, None),
                     other => prop_assert!(false, "{:?}", other),
