@@ -107,7 +107,10 @@ impl Failure {
                 Refused::Uninitialised => Code::Uninitialised,
                 Refused::Stopping | Refused::Closing => Code::Unreachable,
                 Refused::Forming(why) => explain::code_of(why),
-                Refused::Busy | Refused::Protocol(_) | Refused::Internal(_) => Code::Other,
+                Refused::Busy
+                | Refused::Protocol(_)
+                | Refused::Internal(_)
+                | Refused::TooManyWatches { .. } => Code::Other,
             },
         }
     }
@@ -245,6 +248,9 @@ impl Failure {
                 "form one: bftctl init --name NAME --expect 4 --advertise HOST:PORT; or join one: bftctl join TOKEN --advertise HOST:PORT",
             ),
             Refused::Stopping | Refused::Closing => failure.next("bftctl status"),
+            Refused::TooManyWatches { .. } => {
+                failure.next("end some of them, watch a common prefix of their keys with one, or ask another daemon")
+            }
             Refused::Protocol(_) => failure.next("use the bftctl that came with that daemon"),
             Refused::Internal(_) => failure.next("the daemon's log says more: journalctl -u bftd"),
         }

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc as async_mpsc, oneshot};
 use crate::{
     driver::{Done, Executed, Internal},
     state::{StateError, StateStore},
+    watch::Watches,
 };
 
 /// The clients of one batch, in the order of its requests.
@@ -52,13 +53,14 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Starts the thread. It reports every executed block, or once its failure.
+    /// Starts the thread. It reports every executed block, or once its failure, and tells the watchers' hub.
     ///
     /// # Errors
     /// The operating system refuses another thread.
     pub fn start(
         me: MemberId,
         store: StateStore,
+        watches: Watches,
         report: async_mpsc::UnboundedSender<Internal>,
     ) -> std::io::Result<Self> {
         let (sender, blocks) = mpsc::channel();
@@ -68,6 +70,7 @@ impl Executor {
         let worker = Worker {
             me,
             store,
+            watches,
             blocks,
             report,
             behind: Arc::clone(&behind),
@@ -136,6 +139,7 @@ impl Executor {
 struct Worker {
     me: MemberId,
     store: StateStore,
+    watches: Watches,
     blocks: mpsc::Receiver<Arc<Block>>,
     report: async_mpsc::UnboundedSender<Internal>,
     behind: Arc<AtomicUsize>,
@@ -163,6 +167,7 @@ impl Worker {
             waiting.extend(self.blocks.try_iter().take(AT_ONCE - 1));
             match self.store.execute(&waiting) {
                 Ok(outcomes) => {
+                    self.watches.note();
                     for (block, outcome) in waiting.drain(..).zip(outcomes) {
                         self.behind.fetch_sub(1, Ordering::Relaxed);
                         self.answer(&block, outcome);

@@ -41,12 +41,14 @@ use crate::{
     logging,
     outlet::Outlet,
     peers::{Frame, Peers, Progress, TELL_EVERY, now_ms},
+    reads::Reads,
     service::NodeService,
     serving::Lacking,
     state::{StateError, StateStore},
     store::{Cluster, DataDir, LogReader, LogStore, LogWriter, StoreError},
     supervision::Pulse,
     transport::{Deliver, Lane, Transport, TransportConfig, TransportError},
+    watch::Watches,
 };
 
 /// How many blocks are executed at once while catching up with the own log.
@@ -321,7 +323,9 @@ async fn run_member(
         let _ = reporter.send(Internal::Durable(durable));
     });
     let log = LogWriter::start(log, report).map_err(NodeError::Thread)?;
-    let executor = Executor::start(me, state, internal.clone()).map_err(NodeError::Thread)?;
+    let watches = Watches::start(state_reader.clone()).map_err(NodeError::Thread)?;
+    let executor =
+        Executor::start(me, state, watches.clone(), internal.clone()).map_err(NodeError::Thread)?;
     let executed_ms = executor.executed_ms();
     let inbound = Arc::new(Inbound {
         verifier,
@@ -363,6 +367,9 @@ async fn run_member(
         status,
         evidence,
         events,
+        reads: Reads::new(state_reader.clone()),
+        watches: watches.clone(),
+        closing: drained.subscribe(),
         state: state_reader,
         executed_ms,
     };
@@ -407,6 +414,7 @@ async fn run_member(
     } else {
         admin.abort();
     }
+    watches.close();
     transport.shutdown().await;
     drop(directory);
     Ok(result?)

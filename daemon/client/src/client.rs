@@ -523,7 +523,9 @@ fn weight(request: &Request) -> u32 {
             bytes.len()
         }
         Request::Query { query: Query::Range(range), .. } => range.keys.size(),
-        Request::Query { query: Query::Events(watched), .. } => watched.keys.size(),
+        Request::Query { query: Query::Events(watched), .. } | Request::Watch { watched, .. } => {
+            watched.keys.size()
+        }
         Request::Form(FormRequest::TakeGenesis { text }) => text.len(),
         Request::Execute(Operation::Transaction(transaction))
         | Request::Traced(Operation::Transaction(transaction)) => transaction.size(),
