@@ -22,6 +22,7 @@ use crate::{
     shell::Shell,
     status::ShowStatus,
     txn::Txn,
+    watch::Watch,
 };
 
 /// How long a command waits for the daemon unless told otherwise.
@@ -117,6 +118,7 @@ pub(crate) enum Command {
     Ls(Ls),
     Del(Del),
     Txn(Txn),
+    Watch(Watch),
     Status(ShowStatus),
     Protocol(ShowProtocol),
     Init(Init),

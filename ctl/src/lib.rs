@@ -3,7 +3,7 @@
 //! - [args](command): every command and flag, from which help, completions and man pages come.
 //! - `failure`: exit codes, and errors that say what happened, why, and what to do next.
 //! - `session`: which daemon to talk to, and the connections to it.
-//! - `kv`, `status`, `protocol`, `form`, `genesis`, `doctor`, `inject`, `evidence`, `bench`, `lab`, `dev`, `contexts`, `shell`: one
+//! - `kv`, `watch`, `status`, `protocol`, `form`, `genesis`, `doctor`, `inject`, `evidence`, `bench`, `lab`, `dev`, `contexts`, `shell`: one
 //!   module a family of commands.
 //! - `render`: data to stdout as a table, as JSON or as bare values; words to stderr.
 
@@ -26,6 +26,7 @@ mod shell;
 mod status;
 mod trace;
 mod txn;
+mod watch;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -74,6 +75,7 @@ async fn run(command: Command, session: &mut Session) -> Result<Code, Ended> {
     match command {
         Command::Put(put) => put.run(session).await,
         Command::Txn(txn) => txn.run(session).await,
+        Command::Watch(watch) => watch.run(session).await,
         Command::Get(get) => get.run(session).await,
         Command::Ls(ls) => ls.run(session).await,
         Command::Del(del) => del.run(session).await,

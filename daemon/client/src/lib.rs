@@ -20,7 +20,9 @@ mod client;
 pub mod forming;
 pub mod frame;
 pub mod genesis;
+mod link;
 pub mod protocol;
+pub mod watch;
 
 pub use bftd_core::{
     crypto::Ed25519,
@@ -38,3 +40,4 @@ pub use protocol::{
     Accusation, At, BlockAt, ClusterStatus, Consistency, Failure, FaultChange, Finding, Health, MemberStatus,
     NodeTally, Phase, Request, Response, Status, Step, Trace, Verdict,
 };
+pub use watch::{News, Watch, WatchError, Watcher};
