@@ -50,7 +50,7 @@ pub(crate) struct Watch {
     #[arg(long, value_name = "KEY")]
     from: Option<String>,
     /// Only keys before this one
-    #[arg(long, value_name = "KEY", requires = "from")]
+    #[arg(long, value_name = "KEY", requires = "from", conflicts_with_all = ["key", "prefix"])]
     end: Option<String>,
     /// Begin with the changes of this revision, which may be past [default: from now on]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

@@ -318,3 +318,54 @@ async fn bftctl_prints_changes_and_runs_commands() {
         assert_eq!(bftctl(&cluster, words).output().unwrap().status.code(), Some(2), "{words:?}");
     }
 }
+
+/// Puts a second, by so many clients of one connection.
+async fn throughput(client: &Client, clients: usize, time: Duration) -> f64 {
+    let (began, count) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let mut tasks = JoinSet::new();
+    for at in 0..clients {
+        let (client, count) = (client.clone(), count.clone());
+        tasks.spawn(async move {
+            while began.elapsed() < time {
+                put(&client, &format!("load{at}"), vec![b'x'; 256]).await;
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+    count.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64()
+}
+
+/// Puts beside none and beside 1,000 watchers of other keys, in turns; and beside 10 that watch all of them.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn what_watchers_cost() {
+    let cluster = Cluster::start(4).await;
+    let client = cluster.client(1).await.unwrap();
+    let time = Duration::from_secs(3);
+    throughput(&client, 256, time).await;
+    for round in 0..3 {
+        let without = throughput(&client, 256, time).await;
+        for (count, keys) in [(1000, "w"), (10, "load")] {
+            let (watching, told) = (cluster.client(1).await.unwrap(), Arc::new(AtomicU64::new(0)));
+            let mut watchers = JoinSet::new();
+            for at in 0..count {
+                let name = if count == 1000 { format!("{keys}{at}") } else { keys.to_owned() };
+                let (mut watcher, told) =
+                    (watching.watch(Watch::new(Span::Prefix(name.into()))).unwrap(), told.clone());
+                watchers.spawn(async move {
+                    while let Ok(News::Changes(changes)) = watcher.next().await {
+                        told.fetch_add(changes.events.len() as u64, Ordering::Relaxed);
+                    }
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let with = throughput(&client, 256, time).await;
+            let (rate, told) = (with / without, told.load(Ordering::Relaxed));
+            println!(
+                "round {round}: {without:.0} puts/s, {with:.0} beside {count} of `{keys}`: {rate:.2}; {told} changes told"
+            );
+            watchers.shutdown().await;
+        }
+    }
+}
