@@ -283,6 +283,7 @@ mod tests {
         assert_eq!(failed(Refused::Stopping), 10);
         assert_eq!(failed(Refused::Closing), 10);
         assert_eq!(failed(Refused::Busy), 1);
+        assert_eq!(failed(Refused::TooManyWatches { limit: 1024 }), 1);
         assert_eq!(failed(Refused::Internal(String::new())), 1);
         assert_eq!(failed(Refused::MemberSilent(2)), 7);
         assert_eq!(failed(Refused::MemberUnclear(2)), 7);

@@ -195,6 +195,12 @@ async fn what_the_executor_told_nobody_because_nobody_waited_is_not_lost() {
     // Somebody waits, so that the hub stays where it is while nobody is told.
     let idle = watches.register(&watched(key("x"), 100)).unwrap();
     assert!(!idle.is_behind);
+    watches.note();
+    while fake.0.reads.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Until it sleeps.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     fake.execute(&[("a", "1")]);
     let (found, reads) = poll(&fake, &watches, watched(key("a"), 1), LONG).await;
     assert_eq!((revisions(found), reads), ((vec![1], Position::start_of(2)), 0));
