@@ -24,6 +24,7 @@ use crate::{
     shell::Shell,
     status::ShowStatus,
     txn::Txn,
+    watch::Watch,
 };
 
 /// How long a command waits for the daemon unless told otherwise.
@@ -122,6 +123,7 @@ pub(crate) enum Command {
     Revert(Revert),
     Compact(Compact),
     Txn(Txn),
+    Watch(Watch),
     Status(ShowStatus),
     Protocol(ShowProtocol),
     Init(Init),

@@ -102,6 +102,11 @@ impl Failure {
                     | Refusal::FutureRevision { .. }
                     | Refusal::SortsTooMuch
                     | Refusal::ReadsTooMuch
+                    | Refusal::DeletesTooMuch
+                    | Refusal::NoSpace { .. }
+                    | Refusal::TooManyLeases
+                    | Refusal::LeaseExists { .. }
+                    | Refusal::LeaseFull { .. }
                     | Refusal::NoSuchLease { .. },
                 ) => Code::Other,
                 Refused::Refused(_) => Code::Usage,
@@ -115,7 +120,10 @@ impl Failure {
                 Refused::Uninitialised => Code::Uninitialised,
                 Refused::Stopping | Refused::Closing => Code::Unreachable,
                 Refused::Forming(why) => explain::code_of(why),
-                Refused::Busy | Refused::Protocol(_) | Refused::Internal(_) => Code::Other,
+                Refused::Busy
+                | Refused::Protocol(_)
+                | Refused::Internal(_)
+                | Refused::TooManyWatches { .. } => Code::Other,
             },
         }
     }
@@ -253,6 +261,9 @@ impl Failure {
                 "form one: bftctl init --name NAME --expect 4 --advertise HOST:PORT; or join one: bftctl join TOKEN --advertise HOST:PORT",
             ),
             Refused::Stopping | Refused::Closing => failure.next("bftctl status"),
+            Refused::TooManyWatches { .. } => {
+                failure.next("end some of them, watch a common prefix of their keys with one, or ask another daemon")
+            }
             Refused::Protocol(_) => failure.next("use the bftctl that came with that daemon"),
             Refused::Internal(_) => failure.next("the daemon's log says more: journalctl -u bftd"),
         }
@@ -279,9 +290,20 @@ impl Failure {
             Refusal::ReadsTooMuch => {
                 self.cause("nothing was changed").next("compare fewer keys, or try again in a moment")
             }
+            Refusal::DeletesTooMuch => {
+                self.cause("nothing was changed").next("delete fewer keys at once, by longer prefixes")
+            }
+            Refusal::NoSpace { used, quota } => self
+                .cause("nothing was changed")
+                .next("bftctl del and bftctl compact make room, and still work; an administrator raises it with bftctl quota --set SIZE")
+                .detail("used", used)
+                .detail("quota", quota),
+            Refusal::TooManyLeases | Refusal::LeaseExists { .. } | Refusal::LeaseFull { .. } => {
+                self.cause("nothing was changed").next("bftctl lease ls shows what there is")
+            }
             Refusal::NoSuchLease { lease } => self
                 .cause("nothing was changed")
-                .next("name a lease that there is, or none")
+                .next("bftctl lease ls shows what there is; bftctl lease grant makes another one")
                 .detail("lease", format!("{lease:x}")),
             _ => self,
         }
@@ -323,6 +345,7 @@ mod tests {
         assert_eq!(failed(Refused::Stopping), 10);
         assert_eq!(failed(Refused::Closing), 10);
         assert_eq!(failed(Refused::Busy), 1);
+        assert_eq!(failed(Refused::TooManyWatches { limit: 1024 }), 1);
         assert_eq!(failed(Refused::Internal(String::new())), 1);
         assert_eq!(failed(Refused::MemberSilent(2)), 7);
         assert_eq!(failed(Refused::MemberUnclear(2)), 7);

@@ -3,7 +3,7 @@
 //! - [args](command): every command and flag, from which help, completions and man pages come.
 //! - `failure`: exit codes, and errors that say what happened, why, and what to do next.
 //! - `session`: which daemon to talk to, and the connections to it.
-//! - `kv`, `ls`, `history`, `txn`, `status`, `protocol`, `form`, `genesis`, `doctor`, `inject`, `evidence`, `bench`, `lab`, `dev`,
+//! - `kv`, `ls`, `history`, `txn`, `watch`, `status`, `protocol`, `form`, `genesis`, `doctor`, `inject`, `evidence`, `bench`, `lab`, `dev`,
 //!   `contexts`, `shell`: one module a family of commands.
 //! - `render`: data to stdout as a table, as JSON or as bare values; words to stderr.
 
@@ -28,6 +28,7 @@ mod shell;
 mod status;
 mod trace;
 mod txn;
+mod watch;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -79,6 +80,7 @@ async fn run(command: Command, session: &mut Session) -> Result<Code, Ended> {
         Command::History(history) => history.run(session).await,
         Command::Revert(revert) => revert.run(session).await,
         Command::Compact(compact) => compact.run(session).await,
+        Command::Watch(watch) => watch.run(session).await,
         Command::Get(get) => get.run(session).await,
         Command::Ls(ls) => ls.run(session).await,
         Command::Del(del) => del.run(session).await,

@@ -97,7 +97,15 @@ async fn execute(line: &str, session: &mut Session) -> Result<bool, Ended> {
     }
     let outer = session.options.clone();
     session.options = cli.options.or(&outer);
-    let ended = Box::pin(crate::run(cli.command, session)).await;
+    // These two end by themselves, and say something at their end.
+    let ends_itself = matches!(cli.command, Command::Watch(_) | Command::Bench(_));
+    let ended = tokio::select! {
+        ended = Box::pin(crate::run(cli.command, session)) => ended,
+        _ = tokio::signal::ctrl_c(), if !ends_itself => {
+            to_stderr("interrupted: a change that was asked for may or may not happen\n");
+            Ok(Code::Other)
+        }
+    };
     if let Err(Ended::Failed(failure)) = &ended {
         failure.report(&session.options);
     }

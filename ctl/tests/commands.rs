@@ -105,6 +105,7 @@ impl State {
             Request::Status => Response::Status(Box::new(self.status())),
             Request::Evidence => Response::Evidence(vec![]),
             Request::Inject { node, change, beyond_f } => self.inject(node, &change, beyond_f),
+            Request::Watch { .. } => Response::Failed(Failure::TooManyWatches { limit: 0 }),
             Request::Form(_) | Request::Examine => Response::Failed(Failure::Uninitialised),
         }
     }

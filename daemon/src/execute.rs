@@ -25,6 +25,7 @@ use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
 use crate::{
     driver::{Done, Executed, Internal},
     state::{StateError, StateStore},
+    watch::Watches,
 };
 
 /// The clients of one batch, in the order of its requests.
@@ -53,13 +54,14 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// Starts the thread. It reports every executed block, or once its failure.
+    /// Starts the thread. It reports every executed block, or once its failure, and tells the watchers' hub.
     ///
     /// # Errors
     /// The operating system refuses another thread.
     pub fn start(
         me: MemberId,
         store: StateStore,
+        watches: Watches,
         report: async_mpsc::UnboundedSender<Internal>,
     ) -> std::io::Result<Self> {
         let (sender, blocks) = mpsc::channel();
@@ -70,6 +72,7 @@ impl Executor {
         let worker = Worker {
             me,
             store,
+            watches,
             blocks,
             report,
             behind: Arc::clone(&behind),
@@ -144,6 +147,7 @@ impl Executor {
 struct Worker {
     me: MemberId,
     store: StateStore,
+    watches: Watches,
     blocks: mpsc::Receiver<Arc<Block>>,
     report: async_mpsc::UnboundedSender<Internal>,
     behind: Arc<AtomicUsize>,
@@ -174,6 +178,7 @@ impl Worker {
                 Ok(outcomes) => {
                     let end = self.store.next_lease_end_ms();
                     self.lease_end.send_if_modified(|known| std::mem::replace(known, end) != end);
+                    self.watches.note();
                     for (block, outcome) in waiting.drain(..).zip(outcomes) {
                         self.behind.fetch_sub(1, Ordering::Relaxed);
                         self.answer(&block, outcome);

@@ -41,6 +41,7 @@ use crate::{
     logging,
     outlet::Outlet,
     peers::{Frame, Peers, Progress, TELL_EVERY, now_ms},
+    reads::Reads,
     service::NodeService,
     serving::Lacking,
     state::{StateError, StateStore},
@@ -48,6 +49,7 @@ use crate::{
     supervision::Pulse,
     ticking::Ticking,
     transport::{Deliver, Lane, Transport, TransportConfig, TransportError},
+    watch::Watches,
 };
 
 /// How many blocks are executed at once while catching up with the own log.
@@ -322,13 +324,16 @@ async fn run_member(
         let _ = reporter.send(Internal::Durable(durable));
     });
     let log = LogWriter::start(log, report).map_err(NodeError::Thread)?;
-    let executor = Executor::start(me, state, internal.clone()).map_err(NodeError::Thread)?;
+    let watches = Watches::start(state_reader.clone()).map_err(NodeError::Thread)?;
+    let executor =
+        Executor::start(me, state, watches.clone(), internal.clone()).map_err(NodeError::Thread)?;
     let executed_ms = executor.executed_ms();
     let ticking = Ticking {
         me,
         members: Arc::clone(&members),
         status: status.clone(),
         lease_end_ms: executor.lease_end_ms(),
+        peers: Arc::clone(&peers),
         events: events.clone(),
     };
     let ticking = tokio::spawn(ticking.run());
@@ -372,6 +377,9 @@ async fn run_member(
         status,
         evidence,
         events,
+        reads: Reads::new(state_reader.clone()),
+        watches: watches.clone(),
+        closing: drained.subscribe(),
         state: state_reader,
         executed_ms,
     };
@@ -417,6 +425,7 @@ async fn run_member(
     } else {
         admin.abort();
     }
+    watches.close();
     transport.shutdown().await;
     drop(directory);
     Ok(result?)

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bftd_client::{
@@ -21,7 +21,7 @@ use bftd_core::{
     crypto::PublicKey,
     evidence::Evidence,
     ids::MemberId,
-    kv::{Operation, Query, Refusal},
+    kv::{Answer, Head, Operation, Query, Refusal, Watched},
     membership::{Genesis, Member, Membership},
     replica,
 };
@@ -35,10 +35,15 @@ use crate::{
     faults::Faults,
     forming,
     peers::{Peers, now_ms},
-    state::StateReader,
+    reads::{Reads, is_short},
+    state::{Answers, StateError, StateReader},
     trace::Asked,
+    watch::Watches,
 };
 use view::View;
+
+/// How long a watch waits for a change, at most.
+const LONGEST_WATCH: Duration = Duration::from_secs(10);
 
 /// Answers the requests of this daemon's clients.
 pub struct NodeService {
@@ -62,6 +67,12 @@ pub struct NodeService {
     pub events: mpsc::Sender<Event>,
     /// The state.
     pub state: StateReader,
+    /// Reads of it that may take long.
+    pub reads: Reads,
+    /// Who waits for changes of it.
+    pub watches: Watches,
+    /// Set when clients are no longer waited for.
+    pub closing: watch::Receiver<bool>,
     /// The time of the last executed block, in milliseconds since the Unix epoch.
     pub executed_ms: Arc<AtomicU64>,
 }
@@ -71,7 +82,8 @@ impl Service for NodeService {
         let result = match request {
             Request::Execute(operation) => self.execute(peer, &operation).await,
             Request::Traced(operation) => self.execute_traced(peer, &operation).await,
-            Request::Query { query, consistency } => self.query(query, consistency).await,
+            Request::Query { query, consistency } => self.query(peer, query, consistency).await,
+            Request::Watch { watched, wait_ms } => self.watch(peer, watched, wait_ms).await,
             Request::Status => Ok(Response::Status(Box::new(self.status()))),
             Request::Evidence => Ok(Response::Evidence(self.accusations())),
             Request::Inject { node, change, beyond_f } => {
@@ -161,24 +173,64 @@ impl NodeService {
         self.members.members().iter().map(tally).collect()
     }
 
-    async fn query(&self, query: Query, consistency: Consistency) -> Result<Response, Failure> {
+    async fn query(
+        &self,
+        peer: PeerCredentials,
+        query: Query,
+        consistency: Consistency,
+    ) -> Result<Response, Failure> {
         if consistency == Consistency::Linearizable {
             self.require_quorum()?;
             let (client, readable) = oneshot::channel();
             self.tell_driver(Event::Read(client))?;
             readable.await.map_err(|_| Failure::Busy)?;
         }
-        let found = self.state.query_many(&[query]).map_err(|error| Failure::Internal(error.to_string()))?;
+        let found = if is_short(&query) {
+            self.state.query_many(&[query]).map_err(internal)?
+        } else {
+            self.reads.query(peer.connection, query).await?
+        };
+        let at = self.at(&found.head);
+        let mut answer = only(found)?;
+        if let Answer::Leases(leases) = &mut answer {
+            // They had that much left when the last block was executed.
+            leases.iter_mut().for_each(|it| it.remaining_ms = it.remaining_ms.saturating_sub(at.age_ms));
+        }
+        Ok(Response::Answered { answer, at })
+    }
+
+    /// Waits for changes of keys. What is watched is local state: a start that reflects all acknowledged changes takes a linearizable
+    /// read before it, for the revision.
+    async fn watch(
+        &self,
+        peer: PeerCredentials,
+        watched: Watched,
+        wait_ms: u64,
+    ) -> Result<Response, Failure> {
+        watched.keys.check().map_err(Failure::Refused)?;
+        let until = Instant::now() + Duration::from_millis(wait_ms).min(LONGEST_WATCH);
+        let read =
+            |watched| async move { only(self.reads.query(peer.connection, Query::Events(watched)).await?) };
+        let mut closing = self.closing.clone();
+        let answer = tokio::select! {
+            biased;
+            answer = self.watches.next(watched, until.into(), read) => answer?,
+            _ = closing.wait_for(|closing| *closing) => return Err(Failure::Closing),
+        };
+        Ok(Response::Answered { answer, at: self.at(&self.head()?) })
+    }
+
+    fn head(&self) -> Result<Head, Failure> {
+        self.state.head().map_err(internal)
+    }
+
+    fn at(&self, head: &Head) -> At {
         let time_ms = self.executed_ms.load(Ordering::Relaxed);
-        let at = At {
-            revision: found.head.revision,
-            index: found.head.executed.index.0,
+        At {
+            revision: head.revision,
+            index: head.executed.index.0,
             age_ms: now_ms().saturating_sub(time_ms),
             time_ms,
-        };
-        match found.answers.into_iter().next() {
-            Some(answer) => Ok(Response::Answered { answer, at }),
-            None => Err(Failure::Internal("the state gave no answer".to_owned())),
         }
     }
 
@@ -328,6 +380,16 @@ impl NodeService {
             version: if is_me { env!("CARGO_PKG_VERSION").to_owned() } else { heard.version },
         }
     }
+}
+
+fn internal(error: StateError) -> Failure {
+    Failure::Internal(error.to_string())
+}
+
+/// The answer to a single query.
+fn only(found: Answers) -> Result<Answer, Failure> {
+    let answer = found.answers.into_iter().next();
+    answer.ok_or_else(|| Failure::Internal("the state gave no answer".to_owned()))
 }
 
 #[cfg(test)]

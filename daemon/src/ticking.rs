@@ -8,17 +8,18 @@ use std::{sync::Arc, time::Duration};
 use bftd_core::{ids::MemberId, kv::Operation, membership::Membership, replica::Status};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{sleep, timeout},
+    time::sleep,
 };
 
-use crate::{driver::Event, peers::now_ms};
+use crate::{
+    driver::Event,
+    peers::{Peers, now_ms},
+};
 
 /// How much later than the one before it a member proposes.
 const TURN: Duration = Duration::from_millis(300);
 /// How long it waits before it proposes again.
 const AGAIN: Duration = Duration::from_millis(500);
-/// How long it waits for what came of it. Whoever has no quorum has no block either.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What proposing needs to know.
 pub struct Ticking {
@@ -30,6 +31,8 @@ pub struct Ticking {
     pub status: watch::Receiver<Status>,
     /// When the next lease ends.
     pub lease_end_ms: watch::Receiver<Option<u64>>,
+    /// Who can be reached: without a quorum there is no block, and nothing to propose.
+    pub peers: Arc<Peers>,
     /// The driver.
     pub events: mpsc::Sender<Event>,
 }
@@ -72,15 +75,19 @@ impl Ticking {
         TURN * u32::try_from(turns).unwrap_or_default()
     }
 
-    /// Proposes a block. Fails when the driver is gone.
+    /// Proposes a block, and waits until there is one. Fails when the driver is gone.
     async fn tick(&self) -> Result<(), ()> {
+        if self.peers.reachable() < self.members.quorum() {
+            return Ok(());
+        }
         let (client, done) = oneshot::channel();
         match self.events.try_send(Event::Change(Operation::Tick.encode(), client, None)) {
             // Whatever the queue is full of makes blocks, too.
             Err(mpsc::error::TrySendError::Full(_)) => Ok(()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(()),
             Ok(()) => {
-                let _ = timeout(PATIENCE, done).await;
+                // One at a time: what waits without a quorum must not pile up.
+                let _ = done.await;
                 Ok(())
             }
         }

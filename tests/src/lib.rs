@@ -143,6 +143,11 @@ impl Cluster {
         panic!("node {id} did not end; its log:\n{}", self.log(id));
     }
 
+    /// A node's process.
+    pub fn pid(&self, id: u8) -> u32 {
+        self.node(id).process.as_ref().expect("the node runs").id()
+    }
+
     /// Sends a signal, SIGSTOP for example.
     pub fn signal(&self, id: u8, signal: Signal) {
         let process = self.node(id).process.as_ref().expect("the node runs");

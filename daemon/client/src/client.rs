@@ -8,7 +8,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -30,6 +30,7 @@ use tokio::{
 use crate::{
     forming::{FormRequest, Forming, Token},
     frame::{self, FrameError},
+    link::Link,
     protocol::{
         Accusation, At, CONNECTION, Call, Consistency, Failure, FaultChange, Finding, Reply, Request,
         Response, Status, Trace,
@@ -123,10 +124,12 @@ impl Changed {
 pub struct Client {
     connection: Arc<Connection>,
     deadline: Duration,
+    /// The way on for what outlives the connection.
+    link: Arc<Link>,
 }
 
 #[derive(Debug)]
-struct Connection {
+pub(crate) struct Connection {
     shared: Arc<Shared>,
     tasks: [AbortHandle; 2],
 }
@@ -247,7 +250,25 @@ impl Client {
         let reading = tokio::spawn(read_replies(reader, buffer, Arc::clone(&shared)));
         let writing = tokio::spawn(write_calls(writer, Arc::clone(&shared)));
         let tasks = [reading.abort_handle(), writing.abort_handle()];
-        Ok(Self { connection: Arc::new(Connection { shared, tasks }), deadline: DEFAULT_DEADLINE })
+        let link = Arc::new(Link::new(vec![path.to_owned()]));
+        Ok(Self { connection: Arc::new(Connection { shared, tasks }), deadline: DEFAULT_DEADLINE, link })
+    }
+
+    pub(crate) fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.link)
+    }
+
+    /// The same client on another connection.
+    pub(crate) fn on(&self, connection: Arc<Connection>) -> Self {
+        Self { connection, ..self.clone() }
+    }
+
+    pub(crate) fn into_connection(self) -> Arc<Connection> {
+        self.connection
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Connection> {
+        Arc::downgrade(&self.connection)
     }
 
     /// Whether the connection broke: every further call fails, and only a new client helps.
@@ -258,7 +279,7 @@ impl Client {
     /// The same connection with another deadline for calls.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { connection: Arc::clone(&self.connection), deadline }
+        Self { deadline, ..self.clone() }
     }
 
     /// Sends a request and waits for its answer, whatever it is.
@@ -577,7 +598,9 @@ fn weight(request: &Request) -> u32 {
             bytes.len()
         }
         Request::Query { query: Query::Range(range), .. } => range.keys.size(),
-        Request::Query { query: Query::Events(watched), .. } => watched.keys.size(),
+        Request::Query { query: Query::Events(watched), .. } | Request::Watch { watched, .. } => {
+            watched.keys.size()
+        }
         Request::Form(FormRequest::TakeGenesis { text }) => text.len(),
         Request::Execute(Operation::Transaction(transaction))
         | Request::Traced(Operation::Transaction(transaction)) => transaction.size(),

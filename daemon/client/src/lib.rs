@@ -23,8 +23,10 @@ mod client;
 pub mod forming;
 pub mod frame;
 pub mod genesis;
+mod link;
 pub mod protocol;
 mod session;
+pub mod watch;
 
 pub use bftd_core::{
     crypto::Ed25519,
@@ -44,3 +46,4 @@ pub use protocol::{
     NodeTally, Phase, Request, Response, Status, Step, Trace, Verdict,
 };
 pub use session::{Session, SessionOptions};
+pub use watch::{News, Watch, WatchError, Watcher};

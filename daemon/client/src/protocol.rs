@@ -6,7 +6,7 @@
 
 use bftd_core::{
     evidence::Evidence,
-    kv::{Answer, Operation, Outcome, Query, Refusal},
+    kv::{Answer, Operation, Outcome, Query, Refusal, Watched},
     membership::{Faults, Membership},
     protocol::Protocol,
 };
@@ -84,6 +84,15 @@ pub enum Request {
     Form(FormRequest),
     /// Whether this daemon's host and its peers are as they should be.
     Examine,
+    /// Wait for changes of keys. Answered with [`Answer::Events`](bftd_core::kv::Answer::Events) as soon as there are some from
+    /// the position on, by this daemon's state; after a while with none, and the position that all was looked through up to. Who asks
+    /// again from there misses nothing, whatever happens in between. With [`Failure::Closing`] where the daemon stops.
+    Watch {
+        /// Which changes, and from where on.
+        watched: Watched,
+        /// For how long to wait, in milliseconds; 10 s at most.
+        wait_ms: u64,
+    },
 }
 
 /// A change of the faults of one daemon.
@@ -123,7 +132,7 @@ pub enum Response {
         /// The term of its block.
         term: u64,
     },
-    /// To [`Request::Query`].
+    /// To [`Request::Query`] and [`Request::Watch`].
     Answered {
         /// What was found.
         answer: Answer,
@@ -355,6 +364,12 @@ pub enum Failure {
         protocol: String,
         /// The fault that was asked for.
         fault: String,
+    },
+    /// As many watches wait as may, on this connection or in all.
+    #[error("{limit} watches wait already, and no more may")]
+    TooManyWatches {
+        /// How many may.
+        limit: u64,
     },
 }
 

@@ -4,7 +4,7 @@
 //! - Each connection is one task, which does three things side by side: it reads calls, polls the answers under way,
 //!   and writes whatever answers have gathered. Answers come in any order.
 //! - Bounds: [`CONNECTIONS`] connections (more wait to be accepted), [`IN_FLIGHT`] calls of each, of together
-//!   [`BYTES_IN_FLIGHT`] (then reading pauses), 16 MiB a frame; a greeting must come within [`GREETING_DEADLINE`], a
+//!   [`BYTES_IN_FLIGHT`] (then reading pauses), among them [`WATCHES`] watches (more are refused), 16 MiB a frame; a greeting must come within [`GREETING_DEADLINE`], a
 //!   frame once begun be complete within [`FRAME_DEADLINE`]. Answers that a client does not take are held up to 256 KiB
 //!   and a frame (then no call goes on); one that takes nothing for [`WRITE_DEADLINE`] is disconnected.
 //! - A client that closes its side, in whole or in part, is gone: its calls are dropped. One that breaks a rule is told
@@ -38,6 +38,8 @@ use tokio::{
 pub const CONNECTIONS: usize = 1024;
 /// How many calls of one connection are under way at once.
 pub const IN_FLIGHT: usize = 4096;
+/// How many of them may be watches, which may wait for long; more are refused.
+pub const WATCHES: usize = 1024;
 /// From how many bytes of calls under way on no more of a connection's calls are taken.
 pub const BYTES_IN_FLIGHT: usize = 64 << 20;
 /// Within what time a client must send its greeting.
@@ -68,6 +70,8 @@ pub struct PeerCredentials {
     pub gid: u32,
     /// The process, where the kernel says.
     pub pid: Option<i32>,
+    /// The number of the connection, which no other one of this daemon's run has.
+    pub connection: u64,
 }
 
 /// Whose members may do more with a daemon than read and write.
@@ -199,6 +203,7 @@ impl AdminServer {
     pub async fn serve<S: Service>(self, service: Arc<S>, mut stop: watch::Receiver<bool>) {
         let places = Arc::new(Semaphore::new(self.limits.connections));
         let mut sessions = JoinSet::new();
+        let mut connection = 0;
         loop {
             let accept = async {
                 let place = Arc::clone(&places).acquire_owned().await;
@@ -213,9 +218,10 @@ impl AdminServer {
                 Ok((stream, _)) => {
                     let service = Arc::clone(&service);
                     let (limits, closing) = (self.limits, stop.clone());
+                    connection += 1;
                     sessions.spawn(async move {
                         let _place = place;
-                        session::serve(stream, service, limits, closing).await;
+                        session::serve(stream, connection, service, limits, closing).await;
                     });
                 }
                 Err(error) => {

@@ -10,7 +10,7 @@ use std::{
 use bftd_client::{
     Failure,
     frame::{self, FrameError},
-    protocol::{CONNECTION, Call, Reply, Response},
+    protocol::{CONNECTION, Call, Reply, Request, Response},
 };
 use bytes::BytesMut;
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{BYTES_IN_FLIGHT, IN_FLIGHT, Limits, PeerCredentials, Service};
+use super::{BYTES_IN_FLIGHT, IN_FLIGHT, Limits, PeerCredentials, Service, WATCHES};
 
 /// From how many bytes of unwritten answers on no more are gathered.
 const WRITE_AT: usize = 256 << 10;
@@ -34,11 +34,12 @@ const KEPT: usize = 1 << 20;
 /// Serves a connection until its client closes it or misbehaves, or until `closing` is set and all is answered.
 pub(super) async fn serve<S: Service>(
     stream: UnixStream,
+    connection: u64,
     service: Arc<S>,
     limits: Limits,
     closing: watch::Receiver<bool>,
 ) {
-    match converse(stream, &*service, limits, closing).await {
+    match converse(stream, connection, &*service, limits, closing).await {
         Ok(()) => {}
         // A client that is killed breaks its connection: that is no news.
         Err(FrameError::Io(error)) => tracing::debug!(%error, "a client's connection broke"),
@@ -48,12 +49,14 @@ pub(super) async fn serve<S: Service>(
 
 async fn converse<S: Service>(
     stream: UnixStream,
+    connection: u64,
     service: &S,
     limits: Limits,
     closing: watch::Receiver<bool>,
 ) -> Result<(), FrameError> {
     let credentials = stream.peer_cred()?;
-    let peer = PeerCredentials { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
+    let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid());
+    let peer = PeerCredentials { uid, gid, pid, connection };
     let (mut reader, mut writer) = stream.into_split();
     let mut input = BytesMut::new();
     let greeting = async {
@@ -102,23 +105,30 @@ async fn answer_calls<S: Service>(
     let Party { peer, service, limits, mut closing } = party;
     let (mut is_closing, mut has_taken_leave) = (false, false);
     let mut answers = FuturesUnordered::new();
-    let mut bytes_in_flight = 0;
+    let mut in_flight = Load::default();
     // When the frame that is not complete yet began to come. Time in which we don't read doesn't count.
     let mut begun: Option<Instant> = None;
     // Since when the client has taken nothing of what waits for it.
     let mut stuck: Option<Instant> = None;
     loop {
         let may_take = loop {
-            if answers.len() >= IN_FLIGHT || bytes_in_flight >= BYTES_IN_FLIGHT {
+            if answers.len() >= IN_FLIGHT || in_flight.bytes >= BYTES_IN_FLIGHT {
                 break false;
             }
             let before = input.len();
             let Some(call) = frame::take::<Call>(&mut input)? else { break !is_closing };
-            let bytes = before - input.len();
-            bytes_in_flight += bytes;
+            let watches = usize::from(matches!(call.request, Request::Watch { .. }));
+            let load = Load { bytes: before - input.len(), watches };
+            in_flight.add(load);
             begun = None;
+            let is_refused = watches > 0 && in_flight.watches > WATCHES;
             answers.push(async move {
-                (Reply { id: call.id, response: service.handle(peer, call.request).await }, bytes)
+                let response = if is_refused {
+                    Response::Failed(Failure::TooManyWatches { limit: WATCHES as u64 })
+                } else {
+                    service.handle(peer, call.request).await
+                };
+                (Reply { id: call.id, response }, load)
             });
         };
         if is_closing && answers.is_empty() && !has_taken_leave {
@@ -143,9 +153,10 @@ async fn answer_calls<S: Service>(
         // without writing none are gathered.
         tokio::select! {
             biased;
-            Some((reply, bytes)) = answers.next(), if may_gather => {
+            Some((reply, load)) = answers.next(), if may_gather => {
                 output.add(reply);
-                bytes_in_flight -= bytes + gather(&mut answers, output);
+                in_flight.remove(load);
+                gather(&mut answers, output, &mut in_flight);
             }
             count = writer.write(output.rest()), if !output.is_empty() => {
                 output.written(count?);
@@ -168,6 +179,25 @@ async fn answer_calls<S: Service>(
     }
 }
 
+/// What calls under way count for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    bytes: usize,
+    watches: usize,
+}
+
+impl Load {
+    fn add(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.watches += other.watches;
+    }
+
+    fn remove(&mut self, other: Self) {
+        self.bytes -= other.bytes;
+        self.watches -= other.watches;
+    }
+}
+
 /// Waits until a time has passed since `start`; for ever where there is none.
 async fn passed(start: Option<Instant>, time: Duration) {
     match start {
@@ -176,20 +206,18 @@ async fn passed(start: Option<Instant>, time: Duration) {
     }
 }
 
-/// Adds the answers that are ready too, so that one write carries them all. Gives how many bytes their calls had.
-fn gather<F>(answers: &mut FuturesUnordered<F>, output: &mut Output) -> usize
+/// Adds the answers that are ready too, so that one write carries them all.
+fn gather<F>(answers: &mut FuturesUnordered<F>, output: &mut Output, in_flight: &mut Load)
 where
-    F: Future<Output = (Reply, usize)>,
+    F: Future<Output = (Reply, Load)>,
 {
     // Whatever is not ready is polled again, with a real waker, before the session waits.
     let mut context = Context::from_waker(Waker::noop());
-    let mut gathered = 0;
     while output.len() < WRITE_AT {
-        let Poll::Ready(Some((reply, bytes))) = answers.poll_next_unpin(&mut context) else { break };
+        let Poll::Ready(Some((reply, load))) = answers.poll_next_unpin(&mut context) else { break };
         output.add(reply);
-        gathered += bytes;
+        in_flight.remove(load);
     }
-    gathered
 }
 
 /// Frames on their way to the client: at most [`WRITE_AT`] bytes and one frame that are not taken, and at most as many

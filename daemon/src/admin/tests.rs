@@ -308,7 +308,7 @@ async fn a_change_that_was_never_sent_did_not_happen() {
 
 #[tokio::test]
 async fn only_members_of_a_group_that_exists_are_in_it() {
-    let own = PeerCredentials { uid: 54_321, gid: 0, pid: None };
+    let own = PeerCredentials { uid: 54_321, gid: 0, pid: None, connection: 1 };
     assert!(own.is_in("root"), "it is the user's own group");
     let other = PeerCredentials { gid: 54_321, ..own };
     assert!(!other.is_in("root"));
@@ -320,7 +320,7 @@ async fn only_members_of_a_group_that_exists_are_in_it() {
         Some((fields.next()?, fields.nth(2)?.split(',').next().filter(|user| !user.is_empty())?))
     }) {
         if let Ok(Some(user)) = User::from_name(user) {
-            let member = PeerCredentials { uid: user.uid.as_raw(), gid: 54_321, pid: None };
+            let member = PeerCredentials { uid: user.uid.as_raw(), gid: 54_321, ..own };
             assert!(member.is_in(group), "{} is in {group}", user.name);
         }
     }

@@ -54,6 +54,9 @@ fn service() -> (NodeService, tempfile::TempDir) {
         status: watch::channel(status).1,
         evidence: watch::channel(Vec::new()).1,
         events: mpsc::channel(1).0,
+        reads: Reads::new(state.reader()),
+        watches: Watches::start(state.reader()).unwrap(),
+        closing: watch::channel(false).1,
         state: state.reader(),
         executed_ms: Arc::default(),
     };
@@ -73,7 +76,7 @@ async fn inject(service: &NodeService, node: u8, fault: Option<&str>, beyond_f: 
         Some(fault) => FaultChange::Start { fault: fault.to_owned(), for_ms: None },
         None => FaultChange::Clear,
     };
-    let peer = PeerCredentials { uid: 0, gid: 0, pid: None };
+    let peer = PeerCredentials { uid: 0, gid: 0, pid: None, connection: 1 };
     service.handle(peer, Request::Inject { node, change, beyond_f }).await
 }
 

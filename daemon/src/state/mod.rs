@@ -49,7 +49,8 @@ pub const MAX_BYTES: usize = 16 << 20;
 pub const MAX_BLOCKS: usize = 16_384;
 /// How long after the last checkpoint another is made, if blocks have been executed.
 pub const MAX_AGE: Duration = Duration::from_secs(5);
-/// How many rows of the history are trimmed after some blocks are executed, if so many are compacted.
+/// How many rows of the history are trimmed after some blocks are executed, if so many are compacted; and twice as many as they
+/// have made, so that there are ever fewer.
 const TRIMMED_WITH_BLOCKS: usize = 4;
 /// How many are trimmed at once while there is nothing to execute.
 const TRIMMED_WHEN_IDLE: usize = 256;
@@ -87,8 +88,8 @@ pub enum StateError {
     },
     /// Another version of the program wrote the state.
     #[error(
-        "the state in {} is of format {found}, this bftd reads and writes format {THIS_FORMAT}: take the version that wrote it, \
-         or remove {FILE_NAME} there, and the state is made anew from the log",
+        "the state in {} is of format {found}, this bftd reads and writes format {THIS_FORMAT}: take the version of bftd that wrote \
+         it",
         .directory.display()
     )]
     OtherFormat {
@@ -213,7 +214,8 @@ impl StateStore {
     pub fn execute(&mut self, blocks: &[Arc<Block>]) -> Result<Vec<BlockOutcome>, StateError> {
         self.guard(|store| {
             let outcomes = store.shared.execute(&mut store.machine, blocks)?;
-            store.trim(TRIMMED_WITH_BLOCKS)?;
+            let made = store.machine.take_rows();
+            store.trim(TRIMMED_WITH_BLOCKS + 2 * made)?;
             store.blocks += blocks.len();
             store.is_changed |= !blocks.is_empty();
             store.start_checkpoint_if_due()?;

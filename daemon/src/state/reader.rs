@@ -215,7 +215,7 @@ impl View {
 const ALL: Span<&[u8]> = Span::Prefix(&[]);
 
 /// Copies the changes that concern a query: of the keys that it names; and where it reads the history, which may lead it anywhere,
-/// all of that.
+/// all of that. Executing waits meanwhile.
 fn copy_for(query: &Query, head: &Head, changes: &Changes, copy: &mut Changes) {
     if let Query::Events(watched) = query
         && !watched.with_previous
@@ -230,7 +230,11 @@ fn copy_for(query: &Query, head: &Head, changes: &Changes, copy: &mut Changes) {
         // Of all leases no keys are asked.
         return id.iter().for_each(|id| changes.copy(Table::Attached, &Span::Prefix(id), copy));
     }
-    let keys = query.keys().unwrap_or(ALL);
+    let keys = match query {
+        // What the watched keys were before.
+        Query::Events(watched) => watched.keys.borrowed(),
+        _ => query.keys().unwrap_or(ALL),
+    };
     changes.copy(Table::Keys, &keys, copy);
     if query.reads_history(head.revision) {
         changes.copy(Table::Deleted, &keys, copy);

@@ -279,6 +279,11 @@ impl StateMachine {
         Ok(is_trimmed)
     }
 
+    /// How many rows of the history were made since this was asked last.
+    pub fn take_rows(&mut self) -> usize {
+        std::mem::take(&mut self.history.rows)
+    }
+
     /// Whether there is surely nothing to trim.
     pub fn is_trimmed(&self) -> bool {
         self.trimmed_for >= self.head.compacted

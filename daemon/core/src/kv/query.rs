@@ -108,8 +108,7 @@ pub fn query<T: ReadTables>(tables: &T, head: &Head, query: &Query) -> Result<An
         Query::History { key, before, limit } => {
             let limit = if *limit == 0 { MAX_CHANGES } else { MAX_CHANGES.min(*limit) };
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            let (changes, more) = events_back(tables, key, (head.compacted, *before, limit))?;
-            Ok(Answer::Changes(Changes { changes, more }))
+            events_back(tables, key, (head.compacted, *before, limit)).map(Answer::Changes)
         }
         Query::Leases { lease } => leases(tables, *lease).map(Answer::Leases),
         Query::Events(watched) => {

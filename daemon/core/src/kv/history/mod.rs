@@ -85,6 +85,8 @@ pub(super) struct History {
     last: u64,
     /// The time of the block.
     pub(super) time_ms: u64,
+    /// How many rows were made since that was asked last.
+    pub(super) rows: usize,
 }
 
 impl History {
@@ -128,6 +130,7 @@ impl History {
             digest: chained(standing.end.digest, self.time_ms, &self.digests),
             bytes: standing.end.bytes + self.bytes,
         };
+        self.rows += 1;
         self.row.clear();
         self.digests.clear();
         self.bytes = 0;

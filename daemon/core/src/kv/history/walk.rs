@@ -4,7 +4,7 @@ use std::ops::{Bound, ControlFlow};
 
 use super::{Change, Event, Row, deleted_at};
 use crate::kv::{
-    Entry, Error, MAX_ANSWER, ReadTables, Table,
+    Changes, Entry, Error, MAX_ANSWER, ReadTables, Table,
     entry::Stored,
     range::{Budget, PER_ENTRY},
 };
@@ -126,7 +126,7 @@ pub(in crate::kv) fn events_back<T: ReadTables>(
     tables: &T,
     key: &[u8],
     (compacted, before, limit): (u64, u64, usize),
-) -> Result<(Vec<(u64, Option<Entry>)>, bool), Error<T::Error>> {
+) -> Result<Changes, Error<T::Error>> {
     let current = tables.read(Table::Keys, key, |bytes| Stored::decode(bytes).map(|it| it.mod_revision))?;
     let mut at = match current {
         Some(changed) => changed.ok_or(Error::Damaged("an entry"))?,
@@ -153,13 +153,13 @@ pub(in crate::kv) fn events_back<T: ReadTables>(
             owed = step.was_there;
             if before > 0 && step.revision >= before {
                 if is_last {
-                    return Ok((events, false));
+                    return Ok(Changes { changes: events, more: false });
                 }
                 continue;
             }
             // A key that was deleted by then is as if it never was.
             if is_last && !is_entry {
-                return Ok((events, false));
+                return Ok(Changes { changes: events, more: false });
             }
             let entry = if step.is_put {
                 let entry = entry_exactly(tables, key, step.revision)?;
@@ -168,16 +168,16 @@ pub(in crate::kv) fn events_back<T: ReadTables>(
                 None
             };
             if events.len() == limit || bytes > MAX_ANSWER {
-                return Ok((events, true));
+                return Ok(Changes { changes: events, more: true });
             }
             bytes += PER_ENTRY + entry.as_ref().map_or(0, |entry| entry.value.len());
             events.push((step.revision, entry));
             if is_last {
-                return Ok((events, false));
+                return Ok(Changes { changes: events, more: false });
             }
         }
     }
-    Ok((events, false))
+    Ok(Changes { changes: events, more: false })
 }
 
 /// One key's changes in the row that has its change at a revision, up to that one, rising; none where the row is trimmed. Nothing where

@@ -255,9 +255,9 @@ fn much_that_was_read_is_not_kept_but_that_it_was_done_is() {
     let first = store.at(NOW, request(0, "large"));
     let (revision, whole) = steps(&first);
     assert!(matches!(whole[1], StepOutcome::Found(_)));
-    let copy = store.at(NOW, request(0, "large"));
+    let again = store.at(NOW, request(0, "large"));
     let left = vec![StepOutcome::Put, StepOutcome::NotRead, StepOutcome::Deleted(0)];
-    assert_eq!(steps(&copy), (revision, left.clone()));
+    assert_eq!(steps(&again), (revision, left.clone()));
     // Small ones are kept whole, until there are too many of them. Then the oldest is the first of which less is kept.
     let first = store.at(NOW, request(1, "small"));
     assert_eq!(steps(&store.at(NOW, request(1, "small"))), steps(&first));
