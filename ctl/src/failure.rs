@@ -17,23 +17,45 @@ use crate::{
 /// An exit code. Scripts rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
-    Ok = 0,
-    Other = 1,
-    Usage = 2,
-    NoSuchKey = 3,
-    Mismatch = 4,
-    Degraded = 5,
-    NoQuorum = 6,
-    OutcomeUnknown = 7,
-    VerificationFailed = 8,
-    Denied = 9,
-    Unreachable = 10,
-    Uninitialised = 11,
+    Ok,
+    Other,
+    Usage,
+    NoSuchKey,
+    Mismatch,
+    Degraded,
+    NoQuorum,
+    OutcomeUnknown,
+    VerificationFailed,
+    Denied,
+    Unreachable,
+    Uninitialised,
+    /// A command that was run ended with it.
+    OfCommand(u8),
+}
+
+impl Code {
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Other => 1,
+            Self::Usage => 2,
+            Self::NoSuchKey => 3,
+            Self::Mismatch => 4,
+            Self::Degraded => 5,
+            Self::NoQuorum => 6,
+            Self::OutcomeUnknown => 7,
+            Self::VerificationFailed => 8,
+            Self::Denied => 9,
+            Self::Unreachable => 10,
+            Self::Uninitialised => 11,
+            Self::OfCommand(number) => number,
+        }
+    }
 }
 
 impl From<Code> for ExitCode {
     fn from(code: Code) -> Self {
-        Self::from(code as u8)
+        Self::from(code.number())
     }
 }
 
@@ -154,7 +176,7 @@ impl Failure {
 
     pub(crate) fn report_json(&self) {
         let mut error = self.details.clone();
-        error.insert("code".to_owned(), json!(self.code as u8));
+        error.insert("code".to_owned(), json!(self.code.number()));
         error.insert("message".to_owned(), json!(self.message));
         for (name, part) in [("cause", &self.cause), ("next", &self.next)] {
             if let Some(part) = part {
@@ -315,7 +337,7 @@ mod tests {
     use super::*;
 
     fn code(error: Error) -> u8 {
-        Failure::from(error).code as u8
+        Failure::from(error).code.number()
     }
 
     #[test]

@@ -5,10 +5,12 @@ use std::{
     fs::File,
     io::{self, IsTerminal, Read},
     os::unix::ffi::{OsStrExt, OsStringExt},
+    time::Duration,
 };
 
 use bftd_client::{
-    At, Bytes, Changed, Client, Consistency, Entry, Expect, MAX_VALUE, Operation, Outcome, Range, Span, Trace,
+    At, Bytes, Changed, Client, Compare, Consistency, Entry, Expect, MAX_VALUE, Operation, Outcome, Part,
+    Property, Range, Relation, Span, StepOutcome, Trace, Transaction, TransactionStep,
 };
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -16,6 +18,7 @@ use serde::Serialize;
 use crate::{
     args::Output,
     failure::{Code, Ended, Failure},
+    lease::{grant, lease_id},
     render::{self, printable, text_or_base64},
     session::Session,
     trace,
@@ -42,6 +45,14 @@ pub(crate) struct Put {
     /// Only if the key does not exist
     #[arg(long)]
     if_absent: bool,
+    /// Let the key go when this lease ends
+    #[arg(long, value_name = "ID", value_parser = lease_id, conflicts_with = "ttl")]
+    lease: Option<u64>,
+    /// Let the key go after this time, as in 30s: on a lease of its own
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    ttl: Option<Duration>,
+    #[command(flatten)]
+    fence: Fence,
     /// Check that the value is JSON
     #[arg(long)]
     json: bool,
@@ -77,6 +88,53 @@ pub(crate) struct Del {
     /// Delete every key that begins with it
     #[arg(long)]
     prefix: bool,
+    #[command(flatten)]
+    fence: Fence,
+}
+
+#[derive(Args, Debug)]
+struct Fence {
+    /// Only while there is the key KEY that was created at revision N: the lock that `bftctl lock` holds
+    #[arg(long, value_name = "KEY@N", env = "BFTCTL_FENCE")]
+    fence: Option<String>,
+}
+
+impl Fence {
+    fn compare(&self) -> Result<Option<Compare>, Failure> {
+        let Some(text) = self.fence.as_ref().filter(|text| !text.is_empty()) else { return Ok(None) };
+        let parts = text.rsplit_once('@').and_then(|(key, token)| Some((key, token.parse().ok()?)));
+        let (key, token) = parts.ok_or_else(|| {
+            Failure::usage("a fence is a key, @ and the revision at which it was created")
+                .next("bftctl lock sets it as BFTCTL_FENCE for the command that it runs")
+        })?;
+        check_key(key)?;
+        Ok(Some(bftd_client::fence(Bytes::copy_from_slice(key.as_bytes()), token)))
+    }
+}
+
+/// What a put expects of its key, as a comparison.
+fn expected(key: &Bytes, expect: Expect) -> Option<Compare> {
+    let property = match expect {
+        Expect::Anything => return None,
+        Expect::Absent => Property::CreateRevision(0),
+        Expect::Revision(revision) => Property::ModRevision(revision),
+    };
+    Some(Compare { keys: Span::Key(key.clone()), property, relation: Relation::Equal })
+}
+
+/// One step, if all comparisons hold.
+fn fenced(compare: Vec<Compare>, step: TransactionStep) -> Operation {
+    let part = Part { compare, then: vec![step], otherwise: vec![] };
+    Operation::Transaction(Transaction { parts: vec![part] })
+}
+
+fn behind_fence(key: &str) -> Failure {
+    Failure::new(
+        Code::Mismatch,
+        format!("{} was not changed: the fence does not hold", printable(key.as_bytes())),
+    )
+    .cause("the lock is not held any more, or the key is not as was expected")
+    .next("take the lock again: bftctl lock NAME -- CMD")
 }
 
 #[derive(Args, Debug)]
@@ -113,7 +171,23 @@ impl Put {
             Some(revision) => Expect::Revision(revision),
             None => Expect::Anything,
         };
-        let operation = Operation::Put { key: self.key.clone().into(), value, expect, lease: 0 };
+        let key: Bytes = self.key.clone().into();
+        Operation::put(key.clone(), value.clone())
+            .check()
+            .map_err(|refusal| Failure::usage(refusal.to_string()))?;
+        let granted = match self.ttl {
+            Some(ttl) => Some(grant(session, None, ttl).await?.0),
+            None => None,
+        };
+        let lease = granted.or(self.lease).unwrap_or(0);
+        let operation = match self.fence.compare()? {
+            None => Operation::Put { key, value, expect, lease },
+            Some(fence) => {
+                let mut compare = vec![fence];
+                compare.extend(expected(&key, expect));
+                fenced(compare, TransactionStep::Put { key, value, lease })
+            }
+        };
         let (changed, trace) = if self.trace {
             execute_traced(session, operation).await?
         } else {
@@ -121,12 +195,19 @@ impl Put {
         };
         let revision = match changed.outcome {
             Outcome::Put { revision } => revision,
+            Outcome::Transaction { ref taken, revision } if taken.succeeded => revision,
+            Outcome::Transaction { revision, .. } => {
+                return Err(behind_fence(&self.key).detail("revision", revision).into());
+            }
             Outcome::Mismatch { found, revision } => {
                 return Err(mismatch(&self.key, expect, found).detail("revision", revision).into());
             }
-            other => return Err(unexpected(&other).into()),
+            ref other => return Err(unexpected(other).into()),
         };
-        let words = format!("revision {revision}");
+        let words = match granted {
+            Some(lease) => format!("revision {revision} · lease {lease:x}"),
+            None => format!("revision {revision}"),
+        };
         print_change(session, &words, revision, None, &changed, trace.as_ref())?;
         if self.trace && trace.is_none() {
             session
@@ -175,12 +256,22 @@ impl Get {
 impl Del {
     pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
         let key: Bytes = self.key.clone().into();
-        let operation =
-            if self.prefix { Operation::DeletePrefix { prefix: key } } else { Operation::Delete { key } };
+        let operation = match (self.fence.compare()?, self.prefix) {
+            (Some(fence), is_prefix) => {
+                let keys = if is_prefix { Span::Prefix(key) } else { Span::Key(key) };
+                fenced(vec![fence], TransactionStep::Delete { keys })
+            }
+            (None, true) => Operation::DeletePrefix { prefix: key },
+            (None, false) => Operation::Delete { key },
+        };
         let changed = execute(session, operation).await?;
         let (revision, keys) = match changed.outcome {
             Outcome::Deleted { revision, keys } => (revision, keys),
-            other => return Err(unexpected(&other).into()),
+            Outcome::Transaction { ref taken, revision } => match &taken.steps[..] {
+                [StepOutcome::Deleted(keys)] if taken.succeeded => (revision, *keys),
+                _ => return Err(behind_fence(&self.key).detail("revision", revision).into()),
+            },
+            ref other => return Err(unexpected(other).into()),
         };
         if keys == 0 && !self.prefix {
             return Err(no_such_key(&self.key).detail("revision", revision).into());

@@ -3,7 +3,7 @@
 //! - [args](command): every command and flag, from which help, completions and man pages come.
 //! - `failure`: exit codes, and errors that say what happened, why, and what to do next.
 //! - `session`: which daemon to talk to, and the connections to it.
-//! - `kv`, `ls`, `history`, `txn`, `watch`, `status`, `protocol`, `form`, `genesis`, `doctor`, `inject`, `evidence`, `bench`, `lab`, `dev`,
+//! - `kv`, `ls`, `history`, `txn`, `watch`, `lease`, `lock`, `quota`, `status`, `protocol`, `form`, `genesis`, `doctor`, `inject`, `evidence`, `bench`, `lab`, `dev`,
 //!   `contexts`, `shell`: one module a family of commands.
 //! - `render`: data to stdout as a table, as JSON or as bare values; words to stderr.
 
@@ -20,8 +20,11 @@ mod history;
 mod inject;
 mod kv;
 mod lab;
+mod lease;
+mod lock;
 mod ls;
 mod protocol;
+mod quota;
 mod render;
 mod session;
 mod shell;
@@ -81,6 +84,9 @@ async fn run(command: Command, session: &mut Session) -> Result<Code, Ended> {
         Command::Revert(revert) => revert.run(session).await,
         Command::Compact(compact) => compact.run(session).await,
         Command::Watch(watch) => watch.run(session).await,
+        Command::Lease(lease) => lease.run(session).await,
+        Command::Lock(lock) => lock.run(session).await,
+        Command::Quota(quota) => quota.run(session).await,
         Command::Get(get) => get.run(session).await,
         Command::Ls(ls) => ls.run(session).await,
         Command::Del(del) => del.run(session).await,

@@ -289,6 +289,8 @@ mod tests {
                 next_protocol: Protocol::BftRaft,
                 revision: 57,
                 compacted: 0,
+                used: 0,
+                quota: 0,
             },
             me: 1,
             members: vec![member(1, true, 1042), member(2, true, 1042), member(3, false, 1000)],

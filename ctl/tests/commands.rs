@@ -199,6 +199,8 @@ impl State {
             state_digest: "d1".to_owned(),
             revision: self.revision,
             compacted: 0,
+            used: 0,
+            quota: 0,
         };
         Status { cluster, me: 1, members, hints: vec![] }
     }

@@ -50,7 +50,7 @@ impl Service for Store {
             Request::Query { query: asked, .. } => {
                 let head = state.machine.head();
                 let answer = query(&state.tables, &head, &asked).unwrap();
-                let at = At { revision: head.revision, index: head.executed.index.0, age_ms: 0 };
+                let at = At { revision: head.revision, index: head.executed.index.0, age_ms: 0, time_ms: 0 };
                 Response::Answered { answer, at }
             }
             other => panic!("{other:?}"),

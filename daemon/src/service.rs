@@ -269,7 +269,8 @@ impl NodeService {
             members: &members,
         };
         let (state, tolerates, hints) = (view.health(), view.tolerates(), view.hints());
-        let (revision, compacted) = self.state.head().map_or((0, 0), |head| (head.revision, head.compacted));
+        let store = self.state.head().ok();
+        let of_store = |number: fn(&Head) -> u64| store.as_ref().map_or(0, number);
         let cluster = ClusterStatus {
             name: self.genesis.name.clone(),
             id: self.members.cluster().to_string(),
@@ -285,8 +286,10 @@ impl NodeService {
             executed: own.executed.index.0,
             state_digest: own.executed.state.to_string(),
             next_protocol: own.next_protocol,
-            revision,
-            compacted,
+            revision: of_store(|head| head.revision),
+            compacted: of_store(|head| head.compacted),
+            used: of_store(|head| head.used),
+            quota: of_store(|head| head.quota),
         };
         Status { cluster, me: self.me.0, members, hints }
     }

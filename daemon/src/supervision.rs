@@ -200,6 +200,8 @@ mod tests {
                 state_digest: String::new(),
                 revision: 0,
                 compacted: 0,
+                used: 0,
+                quota: 0,
             };
             Response::Status(Box::new(Status { cluster, me: 1, members: Vec::new(), hints: Vec::new() }))
         }

@@ -146,7 +146,7 @@ mod tests {
         for (reason, code, next) in cases {
             let text = reason.to_string();
             let failure = Failure::from(Error::Failed(Refused::Forming(reason)));
-            assert_eq!(failure.code as u8, code, "{text}");
+            assert_eq!(failure.code.number(), code, "{text}");
             assert!(failure.next.as_ref().is_some_and(|it| it.contains(next)), "{text}: {:?}", failure.next);
         }
     }

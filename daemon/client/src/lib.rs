@@ -24,6 +24,7 @@ pub mod forming;
 pub mod frame;
 pub mod genesis;
 mod link;
+mod lock;
 pub mod protocol;
 mod session;
 pub mod watch;
@@ -41,6 +42,7 @@ pub use bftd_core::{
 };
 pub use bytes::Bytes;
 pub use client::{Changed, Client, DEFAULT_DEADLINE, Error};
+pub use lock::{Lock, LockError, fence};
 pub use protocol::{
     Accusation, At, BlockAt, ClusterStatus, Consistency, Failure, FaultChange, Finding, Health, MemberStatus,
     NodeTally, Phase, Request, Response, Status, Step, Trace, Verdict,

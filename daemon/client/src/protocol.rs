@@ -421,6 +421,10 @@ pub struct ClusterStatus {
     pub revision: u64,
     /// The oldest revision that can be read; 0 before the first compaction.
     pub compacted: u64,
+    /// How many bytes of keys and values the store holds, with the history that is not compacted.
+    pub used: u64,
+    /// How many it may hold.
+    pub quota: u64,
 }
 
 /// How a cluster is.

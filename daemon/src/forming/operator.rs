@@ -98,6 +98,8 @@ impl Forming {
             state_digest: String::new(),
             revision: 0,
             compacted: 0,
+            used: 0,
+            quota: 0,
         };
         Status { cluster, me: 0, members: Vec::new(), hints: hints(&shown) }
     }
