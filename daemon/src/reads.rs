@@ -19,9 +19,9 @@ use tokio::{
 use crate::state::{Answers, StateError, StateReader};
 
 /// How many reads run at once.
-const AT_ONCE: usize = 4;
+pub const AT_ONCE: usize = 4;
 /// How many reads of one connection are under way or not taken.
-const OF_A_CONNECTION: usize = 2;
+pub const OF_A_CONNECTION: usize = 2;
 /// From how many connections on those that are gone are looked for.
 const MANY: usize = 64;
 

@@ -84,7 +84,7 @@ pub enum Request {
     Form(FormRequest),
     /// Whether this daemon's host and its peers are as they should be.
     Examine,
-    /// Wait for changes of keys. Answered with [`Answer::Events`](bftd_core::kv::Answer::Events) as soon as there are some from
+    /// Wait for changes of keys. Answered with [`Answer::Events`] as soon as there are some from
     /// the position on, by this daemon's state; after a while with none, and the position that all was looked through up to. Who asks
     /// again from there misses nothing, whatever happens in between. With [`Failure::Closing`] where the daemon stops.
     Watch {

@@ -38,7 +38,7 @@ use crate::state::{StateError, StateReader};
 /// How many watchers may wait at once; more are refused.
 pub const MAX_WAITING: usize = 65_536;
 /// About how many bytes of changes the hub keeps for one watcher.
-const MAX_FOUND: usize = 16 << 10;
+pub const MAX_FOUND: usize = 16 << 10;
 /// What a change takes beside its key and value, in bytes.
 const PER_EVENT: usize = 128;
 
