@@ -74,9 +74,9 @@ pub struct Executed {
     /// What came of it.
     pub outcome: bftd_core::kv::Outcome,
     /// The index of the block that executed it: in a session it may be an earlier one than the block that this copy is in.
-    pub index: bftd_core::ids::Index,
+    pub index: Index,
     /// The term of that block.
-    pub term: bftd_core::ids::Term,
+    pub term: Term,
 }
 
 /// Nothing was sent.

@@ -130,9 +130,9 @@ impl Store {
         let mut rows = 0;
         let count = |_: &[u8], _: &[u8]| {
             rows += 1;
-            std::ops::ControlFlow::Continue(())
+            ControlFlow::Continue(())
         };
-        self.tables.scan(table, std::ops::Bound::Unbounded, count).unwrap();
+        self.tables.scan(table, Bound::Unbounded, count).unwrap();
         rows
     }
 }
