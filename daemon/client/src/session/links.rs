@@ -2,7 +2,6 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use aws_lc_rs::rand;
 use tokio::{
     sync::{Mutex, MutexGuard},
     time::{Instant, sleep, timeout_at},
@@ -38,7 +37,7 @@ impl Backoff {
 /// Random bytes.
 pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes).expect("randomness works");
+    getrandom::fill(&mut bytes).expect("the operating system has randomness");
     bytes
 }
 
