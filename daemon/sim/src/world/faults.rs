@@ -39,6 +39,7 @@ impl World<'_> {
         self.report.crashes += 1;
         let durable = node.disk.durable.clone();
         self.schedule(down_us, Next::Start(id));
+        self.break_connections(id);
         self.observe(&Event::Crashed { node: id, durable: &durable })
     }
 
