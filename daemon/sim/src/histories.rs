@@ -7,12 +7,22 @@ use std::io::Write;
 
 use crate::{
     Failure, Options, Report,
-    event::{Observer, Violation},
+    event::{Event, Observer, Violation},
     linearizability::{History, Verdict, check},
     live,
     oracle::Oracle,
     world::{World, correct_members},
 };
+
+/// How a member answers questions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// As the protocol has it.
+    #[default]
+    Linearizable,
+    /// At once, from what it has executed: that is not linearizable, and the checker sees it.
+    Local,
+}
 
 /// What a run's history was like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,7 +56,20 @@ pub fn run(
 ) -> Result<(Report, Summary), Failure> {
     let (members, check) = World::about(options);
     let mut oracle = Oracle::new(&members, check, correct_members(options, seed));
-    let (report, history) = make(options, seed, &mut oracle, trace)?;
+    run_with(options, seed, &mut oracle, trace)
+}
+
+/// Runs a seed under any observer, and checks its history.
+///
+/// # Errors
+/// See [`run`].
+pub fn run_with(
+    options: &Options,
+    seed: u64,
+    observer: &mut dyn Observer,
+    trace: Option<&mut dyn Write>,
+) -> Result<(Report, Summary), Failure> {
+    let (report, history) = make(options, seed, Reads::Linearizable, observer, trace)?;
     let summary = judge(&history).map_err(|violation| Failure { violation, at_us: report.virtual_us })?;
     Ok((report, summary))
 }
@@ -58,10 +81,21 @@ pub fn run(
 pub fn make(
     options: &Options,
     seed: u64,
+    reads: Reads,
     observer: &mut dyn Observer,
     trace: Option<&mut dyn Write>,
 ) -> Result<(Report, History), Failure> {
-    live(|observer| World::with_clients(options, seed, observer).run(), observer, trace)
+    live(|observer| World::with_clients(options, seed, reads, observer).run(), observer, trace)
+}
+
+/// Watches nothing: then it is for the checker alone to find what clients should not have seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Blind;
+
+impl Observer for Blind {
+    fn observe(&mut self, _at_us: u64, _event: &Event<'_>) -> Result<(), Violation> {
+        Ok(())
+    }
 }
 
 /// Checks a history.

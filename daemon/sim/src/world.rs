@@ -29,6 +29,7 @@ use self::clients::Clients;
 use crate::{
     Options, Report,
     event::{Event, Observer, Violation},
+    histories::Reads,
     linearizability::History,
     node::Node,
     plan::{Plan, between},
@@ -117,11 +118,11 @@ impl<'a> World<'a> {
     }
 
     /// A world in which clients make a history, under the faults that the seed has.
-    pub fn with_clients(options: &Options, seed: u64, observer: &'a mut dyn Observer) -> Self {
+    pub fn with_clients(options: &Options, seed: u64, reads: Reads, observer: &'a mut dyn Observer) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut plan = Plan::draw(options, &mut random);
         let members: Vec<_> = (1..=options.nodes).map(MemberId).collect();
-        let clients = Clients::draw(&mut plan, &members, &random);
+        let clients = Clients::draw(&mut plan, &members, reads, &random);
         Self { clients: Some(clients), ..Self::with_plan(options, plan, random, observer) }
     }
 

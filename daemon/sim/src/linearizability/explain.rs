@@ -93,8 +93,7 @@ impl fmt::Display for Counterexample {
         let keys: Vec<_> = self.keys.iter().map(text).collect();
         writeln!(
             f,
-            "no order explains {} of {} operations on {}, once this one is answered:",
-            self.called,
+            "no order explains the {} operations on {} up to this answer:",
             self.called,
             keys.join(", ")
         )?;
@@ -104,13 +103,13 @@ impl fmt::Display for Counterexample {
             0 => writeln!(f, "the longest order that fits:")?,
             _ => writeln!(f, "the longest order that fits, without its first {hidden}:")?,
         }
-        for operation in &self.order[hidden..] {
+        for operation in self.order.iter().skip(hidden) {
             writeln!(f, "  {operation}")?;
         }
-        let store: Vec<_> =
-            self.store.iter().map(|(key, value)| format!("{} = {}", text(key), text(value))).collect();
-        let store = if store.is_empty() { "empty".to_owned() } else { store.join(", ") };
-        write!(f, "then the store is: {store}; and of what must come next nothing fits:")?;
+        let held = self.store.iter().map(|(key, value)| format!("{} = {}", text(key), text(value)));
+        let held: Vec<_> = held.collect();
+        let held = if held.is_empty() { "empty".to_owned() } else { held.join(", ") };
+        write!(f, "then the store is {held}, and nothing that must come next fits:")?;
         for (operation, answer) in &self.stuck {
             write!(f, "\n  {operation}; it would be: {answer}")?;
         }

@@ -31,7 +31,7 @@ pub(super) struct Searched {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Order,
-    /// The longest one that explains a beginning: indices of operations.
+    /// The one that explains the most answers, and with the fewest operations: indices of them.
     NoOrder(Vec<usize>),
     GivenUp,
 }
@@ -142,8 +142,10 @@ impl<'a> Search<'a> {
                 continue;
             }
             // A return: its operation must come before it, and none that may fits.
-            if answered - self.left > self.reached {
-                self.reached = answered - self.left;
+            let explained = answered - self.left;
+            let is_further = explained > self.reached;
+            if is_further || explained == self.reached && self.chosen.len() < self.longest.len() {
+                self.reached = explained;
                 self.longest = self.chosen.iter().map(|choice| choice.operation).collect();
             }
             match self.go_back() {

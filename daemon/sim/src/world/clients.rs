@@ -18,6 +18,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Next, Step, World};
 use crate::{
+    histories::Reads,
     linearizability::{
         Action, Answer, Compare, History, Step as Act, Test, Ticket, Transaction,
         kv::{to_answer, to_operation},
@@ -40,6 +41,7 @@ const MORE_CHAOS_US: u64 = 1_000_000;
 /// The clients of a run, and what they saw.
 pub(crate) struct Clients {
     random: ChaCha8Rng,
+    reads: Reads,
     habits: Habits,
     clients: Vec<Client>,
     /// Operations yet to be begun.
@@ -80,7 +82,7 @@ struct Asked {
 
 impl Clients {
     /// Draws the clients of a run, and prolongs its faults.
-    pub fn draw(plan: &mut Plan, members: &[MemberId], random: &ChaCha8Rng) -> Self {
+    pub fn draw(plan: &mut Plan, members: &[MemberId], reads: Reads, random: &ChaCha8Rng) -> Self {
         let mut random = random.clone();
         random.set_stream(3);
         plan.writes = 0;
@@ -115,6 +117,7 @@ impl Clients {
         let clients = (0..count).map(|_| client(&mut random)).collect();
         Self {
             random,
+            reads,
             habits,
             clients,
             left: OPERATIONS,
@@ -295,6 +298,11 @@ impl World<'_> {
         self.schedule(patience_us, Next::GiveUp(client, waits));
         match operation {
             Some(operation) => self.submit_at(at, &operation),
+            None if self.clients.as_ref().is_some_and(|them| them.reads == Reads::Local) => {
+                let entry = self.nodes.get(&at).and_then(|node| node.state.get(&key));
+                self.answer_read(number, entry.as_ref());
+                Ok(())
+            }
             None => self.read_at(at, key),
         }
     }
