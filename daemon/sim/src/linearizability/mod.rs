@@ -13,9 +13,9 @@
 //!
 //! An operation of unknown outcome may take effect at any time after its call, or never.
 //!
-//! Two cuts of our own keep the search short where many outcomes are unknown. An operation that fits and changes nothing is taken at
-//! once, and no other order is tried: it can be moved here from wherever a complete order has it. And one of
-//! unknown outcome that would change nothing is left out.
+//! Two cuts of our own keep the search short where many outcomes are unknown. An operation that fits, and whose answer says that it
+//! changed nothing wherever it was, is taken at once, and no other order is tried: it can be moved here from wherever a
+//! complete order has it. And one of unknown outcome is left out where it would change nothing.
 //!
 //! The model has no revisions: the store's one revision would tie all keys together. That is for the [oracle](crate::oracle) to check.
 

@@ -22,6 +22,13 @@ pub(super) struct Sought {
     pub answered: Option<(u64, Answer<u32>)>,
 }
 
+impl Sought {
+    /// Whether it changes nothing wherever its answer fits. (A put of the value that is there does, in another place.)
+    fn only_looked(&self) -> bool {
+        self.answered.as_ref().is_some_and(|(_, answer)| self.action.only_looked(answer))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Searched {
     pub found: Found,
@@ -160,14 +167,12 @@ impl<'a> Search<'a> {
         self.links.len() - 1
     }
 
-    /// Takes everything that fits and changes nothing. Answers with the first place of the list.
+    /// Takes everything that fits and only looked. Answers with the first place of the list.
     fn advance(&mut self) -> usize {
         let mut place = self.links[self.ends()].next;
         while place % 2 == 0 && place != self.ends() {
             let operation = place / 2;
-            if self.problem.sought[operation].answered.is_some()
-                && self.outcome(operation) == Some(self.state)
-            {
+            if self.problem.sought[operation].only_looked() && self.outcome(operation).is_some() {
                 self.choose(operation, self.state, true);
                 // Others may be called before what is now the first return.
                 place = self.links[self.ends()].next;
@@ -181,8 +186,8 @@ impl<'a> Search<'a> {
     /// Executes an operation, where it fits and leads to something new.
     fn try_call(&mut self, operation: usize) -> bool {
         let Some(next) = self.outcome(operation) else { return false };
-        if next == self.state {
-            // One that fits was taken before; one of unknown outcome would be for nothing.
+        if next == self.state && self.problem.sought[operation].answered.is_none() {
+            // It would be for nothing.
             return false;
         }
         self.executed[operation / 64] |= 1 << (operation % 64);

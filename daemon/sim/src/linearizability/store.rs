@@ -174,6 +174,18 @@ impl<B> Action<B> {
         }
     }
 
+    /// Whether it changes nothing wherever it gets this answer.
+    pub(super) fn only_looked(&self, answer: &Answer<B>) -> bool {
+        match (self, answer) {
+            (Self::Step(step), answer) => step.only_looked(answer),
+            (Self::Transaction(Transaction { then, otherwise, .. }), Answer::Taken { succeeded, steps }) => {
+                let taken = if *succeeded { then } else { otherwise };
+                taken.iter().zip(steps).all(|(step, answer)| step.only_looked(answer))
+            }
+            (Self::Transaction(_), _) => false,
+        }
+    }
+
     /// The same with keys and values held in another way.
     pub(super) fn map<C>(
         &self,
@@ -207,6 +219,14 @@ impl<B> Step<B> {
             Self::Put { key, value } => Step::Put { key: key_of(key), value: value_of(value) },
             Self::Get { key } => Step::Get { key: key_of(key) },
             Self::Delete { key } => Step::Delete { key: key_of(key) },
+        }
+    }
+
+    fn only_looked(&self, answer: &Answer<B>) -> bool {
+        match (self, answer) {
+            (Self::Put { .. }, _) => false,
+            (Self::Get { .. }, _) => true,
+            (Self::Delete { .. }, answer) => matches!(answer, Answer::Deleted(0)),
         }
     }
 

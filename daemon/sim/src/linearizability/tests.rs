@@ -164,6 +164,19 @@ fn an_unknown_outcome_may_be_any_time_after_the_call_or_never_but_not_twice() {
     why(&early);
 }
 
+/// Found by the comparison with another checker: such a put was taken at once, as if it had only looked.
+#[test]
+fn a_put_of_what_is_there_may_be_needed_later() {
+    let mut history = one_by_one(vec![(put("a", "1"), Answer::Put)]);
+    let deleting = history.call(1, delete("a"));
+    let again = history.call(2, put("a", "1"));
+    history.answer(deleting, Answer::Deleted(1));
+    history.answer(again, Answer::Put);
+    let ticket = history.call(3, get("a"));
+    history.answer(ticket, found("1"));
+    assert_eq!(verdict(&history), Verdict::Linearizable);
+}
+
 #[test]
 fn what_was_refused_is_not_seen() {
     let mut history = History::default();
