@@ -22,6 +22,15 @@ pub(super) struct Sought {
     pub answered: Option<(u64, Answer<u32>)>,
 }
 
+impl Problem {
+    /// What somebody was told that a key held, or that it did not exist.
+    fn told(&self) -> HashSet<(u32, Option<u32>)> {
+        let answers =
+            self.sought.iter().filter_map(|sought| Some((&sought.action, &sought.answered.as_ref()?.1)));
+        answers.flat_map(|(action, answer)| action.told(answer)).collect()
+    }
+}
+
 impl Sought {
     /// Whether it changes nothing wherever its answer fits. (A put of the value that is there does, in another place.)
     fn only_looked(&self) -> bool {
@@ -59,11 +68,26 @@ impl Store<u32> for State {
     }
 }
 
-/// Looks for an order.
+/// Looks for an order. First for one in which nothing happened that nobody knows of, which takes much less.
 pub(super) fn search(problem: &Problem, max_configurations: usize) -> Searched {
+    let told = problem.told();
+    let is_likely = |sought: &&Sought| {
+        sought.answered.is_some() || sought.action.effects().iter().any(|effect| told.contains(effect))
+    };
+    let likely: Vec<_> = problem.sought.iter().filter(is_likely).cloned().collect();
+    let mut spent = 0;
+    if likely.len() < problem.sought.len() {
+        let problem = Problem { keys: problem.keys, sought: likely };
+        let mut search = Search::new(&problem);
+        let found = search.run(max_configurations);
+        spent = search.configurations;
+        if found == Found::Order {
+            return Searched { found, configurations: spent };
+        }
+    }
     let mut search = Search::new(problem);
     let found = search.run(max_configurations);
-    Searched { found, configurations: search.seen.len() }
+    Searched { found, configurations: spent + search.configurations }
 }
 
 /// A call or a return that is not accounted for yet, in a list of them in their order. The list's ends are one place of its own.
@@ -82,15 +106,23 @@ struct Choice {
     is_forced: bool,
 }
 
+/// A set of operations.
+type Bits = Box<[u64]>;
+
 struct Search<'a> {
     problem: &'a Problem,
     /// The calls' places are twice their operations' numbers, and the returns' one more; the last one is the list's ends.
     links: Vec<Link>,
     /// How many answered operations are not accounted for.
     left: usize,
-    /// A bit an operation, and then the state's number: what is looked up in `seen`.
-    executed: Vec<u64>,
-    seen: HashSet<Box<[u64]>>,
+    /// The answered operations that were executed, a bit each, and then the state's number: what is looked up in `seen`.
+    executed: Bits,
+    /// Those of unknown outcome that were.
+    supposed: Bits,
+    /// What led nowhere. Where fewer operations of unknown outcome were supposed to have been executed, more are left to
+    /// choose from: so a configuration is no better than one that supposes less.
+    seen: HashMap<Bits, Vec<Bits>>,
+    configurations: usize,
     states: Vec<State>,
     numbers: HashMap<State, usize>,
     state: usize,
@@ -126,8 +158,10 @@ impl<'a> Search<'a> {
             problem,
             links,
             left: problem.sought.iter().filter(|sought| sought.answered.is_some()).count(),
-            executed: vec![0; count.div_ceil(64) + 1],
-            seen: HashSet::new(),
+            executed: vec![0; count.div_ceil(64) + 1].into(),
+            supposed: vec![0; count.div_ceil(64)].into(),
+            seen: HashMap::new(),
+            configurations: 0,
             numbers: HashMap::from([(state.clone(), 0)]),
             states: vec![state],
             state: 0,
@@ -141,14 +175,15 @@ impl<'a> Search<'a> {
         let answered = self.left;
         let mut place = self.advance();
         while self.left > 0 {
-            if place % 2 == 0 && place != self.ends() {
-                place = if self.try_call(place / 2) { self.advance() } else { self.links[place].next };
-                if self.seen.len() > max_configurations {
+            if self.is_call(place) {
+                let is_taken = self.try_call(place / 2);
+                place = if is_taken { self.advance() } else { self.links[place].next };
+                if self.configurations > max_configurations {
                     return Found::GivenUp;
                 }
                 continue;
             }
-            // A return: its operation must come before it, and none that may fits.
+            // A return: its operation must come before it, and none that may come next fits.
             let explained = answered - self.left;
             let is_further = explained > self.reached;
             if is_further || explained == self.reached && self.chosen.len() < self.longest.len() {
@@ -167,10 +202,14 @@ impl<'a> Search<'a> {
         self.links.len() - 1
     }
 
+    fn is_call(&self, place: usize) -> bool {
+        place.is_multiple_of(2) && place != self.ends()
+    }
+
     /// Takes everything that fits and only looked. Answers with the first place of the list.
     fn advance(&mut self) -> usize {
         let mut place = self.links[self.ends()].next;
-        while place % 2 == 0 && place != self.ends() {
+        while self.is_call(place) {
             let operation = place / 2;
             if self.problem.sought[operation].only_looked() && self.outcome(operation).is_some() {
                 self.choose(operation, self.state, true);
@@ -186,20 +225,37 @@ impl<'a> Search<'a> {
     /// Executes an operation, where it fits and leads to something new.
     fn try_call(&mut self, operation: usize) -> bool {
         let Some(next) = self.outcome(operation) else { return false };
-        if next == self.state && self.problem.sought[operation].answered.is_none() {
+        let is_unknown = self.problem.sought[operation].answered.is_none();
+        if next == self.state && is_unknown {
             // It would be for nothing.
             return false;
         }
-        self.executed[operation / 64] |= 1 << (operation % 64);
-        if let Some(last) = self.executed.last_mut() {
-            *last = next as u64;
+        self.choose(operation, next, false);
+        if self.is_news() {
+            return true;
         }
-        if self.seen.contains(self.executed.as_slice()) {
-            self.executed[operation / 64] &= !(1 << (operation % 64));
+        self.go_back();
+        false
+    }
+
+    /// Remembers the configuration, unless one that is as good was seen.
+    fn is_news(&mut self) -> bool {
+        if let Some(last) = self.executed.last_mut() {
+            *last = self.state as u64;
+        }
+        let Some(seen) = self.seen.get_mut(&self.executed) else {
+            self.configurations += 1;
+            self.seen.insert(self.executed.clone(), vec![self.supposed.clone()]);
+            return true;
+        };
+        let supposed = &self.supposed;
+        if seen.iter().any(|less| is_subset(less, supposed)) {
             return false;
         }
-        self.seen.insert(self.executed.clone().into());
-        self.choose(operation, next, false);
+        let before = seen.len();
+        seen.retain(|more| !is_subset(supposed, more));
+        seen.push(supposed.clone());
+        self.configurations += seen.len() - before.min(seen.len());
         true
     }
 
@@ -220,13 +276,15 @@ impl<'a> Search<'a> {
     }
 
     fn choose(&mut self, operation: usize, next: usize, is_forced: bool) {
-        self.executed[operation / 64] |= 1 << (operation % 64);
         self.chosen.push(Choice { operation, state: self.state, is_forced });
         self.state = next;
         self.unlink(2 * operation);
         if self.problem.sought[operation].answered.is_some() {
+            self.executed[operation / 64] |= 1 << (operation % 64);
             self.unlink(2 * operation + 1);
             self.left -= 1;
+        } else {
+            self.supposed[operation / 64] |= 1 << (operation % 64);
         }
     }
 
@@ -234,12 +292,14 @@ impl<'a> Search<'a> {
     fn go_back(&mut self) -> Option<usize> {
         loop {
             let Choice { operation, state, is_forced } = self.chosen.pop()?;
-            self.executed[operation / 64] &= !(1 << (operation % 64));
             self.state = state;
-            // In reverse, so that each finds its neighbours as it left them.
             if self.problem.sought[operation].answered.is_some() {
+                self.executed[operation / 64] &= !(1 << (operation % 64));
+                // In reverse, so that each finds its neighbours as it left them.
                 self.relink(2 * operation + 1);
                 self.left += 1;
+            } else {
+                self.supposed[operation / 64] &= !(1 << (operation % 64));
             }
             self.relink(2 * operation);
             if !is_forced {
@@ -259,4 +319,8 @@ impl<'a> Search<'a> {
         self.links[previous].next = place;
         self.links[next].previous = place;
     }
+}
+
+fn is_subset(one: &[u64], other: &[u64]) -> bool {
+    one.iter().zip(other).all(|(one, other)| one & !other == 0)
 }

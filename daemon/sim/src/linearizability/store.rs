@@ -118,6 +118,49 @@ impl<B: Clone + Eq> Action<B> {
             Self::Transaction(transaction) => transaction.apply(store),
         }
     }
+
+    /// What keys may hold because of it; none where a key does not exist.
+    pub(super) fn effects(&self) -> Vec<(B, Option<B>)> {
+        let steps = match self {
+            Self::Step(step) => vec![step],
+            Self::Transaction(Transaction { then, otherwise, .. }) => then.iter().chain(otherwise).collect(),
+        };
+        let effect = |step: &Step<B>| match step {
+            Step::Put { key, value } => Some((key.clone(), Some(value.clone()))),
+            Step::Delete { key } => Some((key.clone(), None)),
+            Step::Get { .. } => None,
+        };
+        steps.into_iter().filter_map(effect).collect()
+    }
+
+    /// What an answer says that keys held, or that they did not exist.
+    pub(super) fn told(&self, answer: &Answer<B>) -> Vec<(B, Option<B>)> {
+        let mut told = Vec::new();
+        let mut tell = |step: &Step<B>, answer: &Answer<B>| match (step, answer) {
+            (Step::Get { key }, Answer::Found(value)) => told.push((key.clone(), value.clone())),
+            (Step::Delete { key }, Answer::Deleted(0)) => told.push((key.clone(), None)),
+            _ => {}
+        };
+        match (self, answer) {
+            (Self::Step(step), answer) => tell(step, answer),
+            (
+                Self::Transaction(Transaction { compare, then, otherwise }),
+                Answer::Taken { succeeded, steps },
+            ) => {
+                let taken = if *succeeded { then } else { otherwise };
+                taken.iter().zip(steps).for_each(|(step, answer)| tell(step, answer));
+                for Compare { key, test } in compare.iter().filter(|_| *succeeded) {
+                    match test {
+                        Test::Equals(value) => told.push((key.clone(), Some(value.clone()))),
+                        Test::IsAbsent => told.push((key.clone(), None)),
+                        Test::Exists | Test::Differs(_) => {}
+                    }
+                }
+            }
+            (Self::Transaction(_), _) => {}
+        }
+        told
+    }
 }
 
 impl<B: Clone + Eq> Transaction<B> {
