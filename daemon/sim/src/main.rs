@@ -15,7 +15,7 @@ use bftd_core::protocol::Protocol;
 use bftd_faults::Fault;
 use bftd_sim::{
     Failure, Options, Report,
-    histories::{self, Summary},
+    histories::{self, Blind, Summary},
     run,
     story::play,
 };
@@ -65,6 +65,9 @@ struct Arguments {
     /// Have clients make a history of at least 200 operations in each run, and check that it is linearizable.
     #[arg(long)]
     histories: bool,
+    /// Without the oracle: the checker alone judges what clients saw.
+    #[arg(long, requires = "histories")]
+    checker_alone: bool,
     /// Sign with real keys: slower, and no different.
     #[arg(long)]
     ed25519: bool,
@@ -109,21 +112,21 @@ fn tell_story(path: &Path) -> ExitCode {
 /// One seed, with a history or without: then the summary is empty.
 fn run_one(
     options: &Options,
-    histories: bool,
+    arguments: &Arguments,
     seed: u64,
     trace: Option<&mut dyn Write>,
 ) -> Result<(Report, Summary), Failure> {
-    if histories {
-        histories::run(options, seed, trace)
-    } else {
-        Ok((run(options, seed, trace)?, Summary::default()))
+    match (arguments.histories, arguments.checker_alone) {
+        (true, true) => histories::run_with(options, seed, &mut Blind, trace),
+        (true, false) => histories::run(options, seed, trace),
+        (false, _) => Ok((run(options, seed, trace)?, Summary::default())),
     }
 }
 
 fn replay(options: &Options, seed: u64, arguments: &Arguments) -> ExitCode {
     let mut out = std::io::stdout().lock();
     let trace = arguments.trace.then_some(&mut out as &mut dyn Write);
-    match run_one(options, arguments.histories, seed, trace) {
+    match run_one(options, arguments, seed, trace) {
         Ok((report, summary)) => {
             println!("seed {seed} holds: {report:?}");
             if arguments.histories {
@@ -132,17 +135,21 @@ fn replay(options: &Options, seed: u64, arguments: &Arguments) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            tell(options, seed, &failure, arguments.histories);
+            tell(options, seed, &failure, arguments);
             ExitCode::FAILURE
         }
     }
 }
 
-fn tell(options: &Options, seed: u64, failure: &Failure, histories: bool) {
+fn tell(options: &Options, seed: u64, failure: &Failure, arguments: &Arguments) {
     let at_ms = failure.at_us / 1000;
     println!("seed {seed}: {} at {at_ms} ms: {}", failure.violation.check, failure.violation.detail);
     let real = if options.ed25519 { " --ed25519" } else { "" };
-    let made = if histories { " --histories" } else { "" };
+    let made = match (arguments.histories, arguments.checker_alone) {
+        (true, true) => " --histories --checker-alone",
+        (true, false) => " --histories",
+        (false, _) => "",
+    };
     let liar = options.adversary.map_or_else(String::new, |fault| format!(" --adversary {fault}"));
     println!(
         "  replay: cargo run --release -p bftd-sim -- --protocol {} --nodes {}{real}{liar}{made} --seed {seed} --trace",
@@ -179,7 +186,7 @@ fn search(options: &Options, arguments: &Arguments) -> ExitCode {
                         return;
                     }
                     let seed = arguments.start_seed.wrapping_add(number);
-                    match run_one(options, arguments.histories, seed, None) {
+                    match run_one(options, arguments, seed, None) {
                         Ok((report, summary)) => {
                             let slowest = slowest.fetch_max(report.settled_us, Ordering::Relaxed);
                             if report.settled_us > slowest {
@@ -232,7 +239,7 @@ fn search(options: &Options, arguments: &Arguments) -> ExitCode {
         );
     }
     for (seed, failure) in failures.iter().take(TOLD) {
-        tell(options, *seed, failure, arguments.histories);
+        tell(options, *seed, failure, arguments);
     }
     println!("{} seeds failed", failures.len());
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

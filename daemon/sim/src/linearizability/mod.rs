@@ -27,11 +27,13 @@ mod search;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod workload;
 
 pub use self::{
     explain::Counterexample,
     history::{History, Operation, Outcome, Ticket},
     store::{Action, Answer, Compare, Step, Test, Transaction},
+    workload::Workload,
 };
 use self::{
     partition::partitions,

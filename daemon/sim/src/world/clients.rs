@@ -5,22 +5,19 @@
 //!
 //! All chance is drawn from a stream of their own, so that a seed's faults are those of its ordinary run.
 
-use std::collections::BTreeMap;
-
 use bftd_core::{
     ids::MemberId,
     kv::{Entry, Outcome},
     replica::Replica,
 };
-use bytes::Bytes;
-use rand::{RngExt, seq::IndexedRandom};
+use rand::{Rng, RngExt, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::{Next, Step, World};
 use crate::{
     histories::Reads,
     linearizability::{
-        Action, Answer, Compare, History, Step as Act, Test, Ticket, Transaction,
+        Action, Answer, History, Ticket, Workload,
         kv::{to_answer, to_operation},
     },
     plan::{Plan, between},
@@ -28,9 +25,6 @@ use crate::{
 
 /// How many operations a run has at least.
 const OPERATIONS: u32 = 200;
-/// Keys of which transactions touch both, and one that none touches.
-const PAIRS: [[&str; 2]; 2] = [["a", "b"], ["c", "d"]];
-const ALONE: &str = "e";
 /// How soon a client that could not even ask looks for another member.
 const LOOKS_AGAIN_US: (u64, u64) = (1_000, 30_000);
 /// How soon a client sees that the member it asked is gone.
@@ -47,9 +41,7 @@ pub(crate) struct Clients {
     /// Operations yet to be begun.
     left: u32,
     history: History,
-    /// By key: what somebody saw there last. What comparisons are made with.
-    last_seen: BTreeMap<Bytes, Option<Bytes>>,
-    next_value: u32,
+    workload: Workload,
 }
 
 /// What the clients of a run are like.
@@ -58,11 +50,6 @@ struct Habits {
     patience_us: u64,
     /// How likely a client goes to another member for its next operation.
     wanders: f64,
-    puts: u32,
-    gets: u32,
-    deletes: u32,
-    sets: u32,
-    moves: u32,
 }
 
 struct Client {
@@ -92,39 +79,19 @@ impl Clients {
         let count = random.random_range(3..=8_u64);
         // With no waiting at all they would be through when the faults have hardly begun.
         let share_us = plan.chaos_us * count / u64::from(OPERATIONS);
-        let mut weight = |least| if random.random_bool(0.2) { least } else { random.random_range(5..=30) };
-        let habits = Habits {
-            puts: weight(5),
-            gets: weight(5),
-            deletes: weight(0),
-            sets: weight(0),
-            moves: weight(0),
-            think_us: (0, 0),
-            patience_us: 0,
-            wanders: 0.0,
-        };
         let habits = Habits {
             think_us: (0, random.random_range(0..=2 * share_us)),
             patience_us: random.random_range(150_000..1_000_000),
             wanders: *[0.0, 0.1, 0.5].choose(&mut random).expect("there are some"),
-            ..habits
         };
+        let workload = Workload::new(random.next_u64(), "");
         let client = |random: &mut ChaCha8Rng| Client {
             at: *correct.choose(random).expect("most members are correct"),
             waits: 0,
             asked: None,
         };
         let clients = (0..count).map(|_| client(&mut random)).collect();
-        Self {
-            random,
-            reads,
-            habits,
-            clients,
-            left: OPERATIONS,
-            history: History::default(),
-            last_seen: BTreeMap::new(),
-            next_value: 0,
-        }
+        Self { random, reads, habits, clients, left: OPERATIONS, history: History::default(), workload }
     }
 
     /// Whether all operations were begun and came to an end.
@@ -134,83 +101,6 @@ impl Clients {
 
     pub fn into_history(self) -> History {
         self.history
-    }
-
-    fn draw_action(&mut self) -> Action {
-        self.next_value += 1;
-        let value = Bytes::from(self.next_value.to_string());
-        let random = &mut self.random;
-        let Habits { puts, gets, deletes, sets, moves, .. } = self.habits;
-        let drawn = random.random_range(0..puts + gets + deletes + sets + moves);
-        let pair = PAIRS[random.random_range(0..PAIRS.len())];
-        let swapped = random.random_bool(0.5);
-        let [from, to] = if swapped { [pair[1], pair[0]] } else { pair }.map(bytes_of);
-        let key = if random.random_bool(0.2) { bytes_of(ALONE) } else { from.clone() };
-        if drawn < puts {
-            return Action::Step(Act::Put { key, value });
-        } else if drawn < puts + gets {
-            return Action::Step(Act::Get { key });
-        } else if drawn < puts + gets + deletes {
-            return Action::Step(Act::Delete { key });
-        }
-        let get = |key: &Bytes| Act::Get { key: key.clone() };
-        if drawn < puts + gets + deletes + sets {
-            // Compare and set.
-            let test = self.expect(&key);
-            let put = Act::Put { key: key.clone(), value };
-            return Action::Transaction(Transaction {
-                compare: vec![Compare { key: key.clone(), test }],
-                then: vec![put],
-                otherwise: vec![get(&key)],
-            });
-        }
-        // The value of one key goes to the other, whatever is there.
-        let seen = self.last_seen.get(&from).cloned().flatten();
-        let moved = seen.unwrap_or(value);
-        let test = Test::Equals(moved.clone());
-        let compare = vec![Compare { key: from.clone(), test }];
-        let put = |key: &Bytes| Act::Put { key: key.clone(), value: moved.clone() };
-        let delete = |key: &Bytes| Act::Delete { key: key.clone() };
-        let then = vec![delete(&from), put(&to), get(&from)];
-        // Where there is nothing to move there will be.
-        let otherwise = if self.random.random_bool(0.5) {
-            vec![get(&from), get(&to)]
-        } else {
-            vec![put(&from), delete(&to)]
-        };
-        Action::Transaction(Transaction { compare, then, otherwise })
-    }
-
-    /// What a comparison says that holds if nobody was faster, mostly.
-    fn expect(&mut self, key: &Bytes) -> Test {
-        match self.last_seen.get(key).cloned().flatten() {
-            Some(value) => match self.random.random_range(0..10) {
-                0 => Test::Exists,
-                1 => Test::Differs(value),
-                _ => Test::Equals(value),
-            },
-            None => Test::IsAbsent,
-        }
-    }
-
-    /// Remembers what can be compared with.
-    fn learn(&mut self, action: &Action, answer: &Answer) {
-        let taken: Vec<(&Act, &Answer)> = match (action, answer) {
-            (Action::Step(step), answer) => vec![(step, answer)],
-            (
-                Action::Transaction(Transaction { then, otherwise, .. }),
-                Answer::Taken { succeeded, steps },
-            ) => if *succeeded { then } else { otherwise }.iter().zip(steps).collect(),
-            _ => return,
-        };
-        for told in taken {
-            let (key, value) = match told {
-                (Act::Put { key, value }, _) => (key, Some(value.clone())),
-                (Act::Get { key }, Answer::Found(value)) => (key, value.clone()),
-                (Act::Get { key } | Act::Delete { key }, _) => (key, None),
-            };
-            self.last_seen.insert(key.clone(), value);
-        }
     }
 
     /// What a client waits for is answered, if one still does. Says which client.
@@ -223,14 +113,10 @@ impl Clients {
         };
         let at = self.clients.iter().position(waits)?;
         let Asked { ticket, action, .. } = self.clients.get_mut(at)?.asked.take()?;
-        self.learn(&action, &answer);
+        self.workload.learn(&action, &answer);
         self.history.answer(ticket, answer);
         Some(at)
     }
-}
-
-fn bytes_of(text: &'static str) -> Bytes {
-    Bytes::from_static(text.as_bytes())
 }
 
 impl World<'_> {
@@ -256,7 +142,7 @@ impl World<'_> {
         }
         let Some(them) = &mut self.clients else { return Ok(()) };
         let Some(at) = them.clients.get(client).map(|it| it.at) else { return Ok(()) };
-        let action = them.draw_action();
+        let action = them.workload.draw();
         if !self.takes(at, &action) {
             self.go_elsewhere(client);
             self.schedule_turn(client, Some(LOOKS_AGAIN_US));
