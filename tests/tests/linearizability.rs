@@ -1,7 +1,7 @@
 //! What clients of real daemons see is linearizable, whatever happens to the daemons: kill -9 and restart, SIGSTOP and SIGCONT, links
 //! cut and members cut off, sometimes two at once.
 //!
-//! An ordinary run makes three histories. `BFTD_HISTORIES=50 cargo test --release -p bftd-tests --test linearizability` makes more.
+//! An ordinary run makes three histories (the variable has no prefix, as daemons refuse what they don't know of `BFTD_`). `HISTORIES=50 cargo test --release -p bftd-tests --test linearizability` makes more.
 
 #![allow(clippy::unwrap_used)]
 
@@ -196,8 +196,8 @@ async fn make(cluster: &mut Cluster, number: u64, faults: &mut Faults) -> Histor
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_clients_see_is_linearizable() {
-    let asked = std::env::var("BFTD_HISTORIES").ok();
-    let histories = asked.map_or(3, |asked| asked.parse::<usize>().expect("BFTD_HISTORIES is a number"));
+    let asked = std::env::var("HISTORIES").ok();
+    let histories = asked.map_or(3, |asked| asked.parse::<usize>().expect("HISTORIES is a number"));
     let (mut operations, mut unknown, mut configurations) = (0, 0, 0);
     let mut faults = Faults::new();
     let mut made = 0;
