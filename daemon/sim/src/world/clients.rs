@@ -6,8 +6,9 @@
 //! All chance is drawn from a stream of their own, so that a seed's faults are those of its ordinary run.
 
 use bftd_core::{
-    ids::MemberId,
-    kv::{Entry, Outcome},
+    block::Block,
+    ids::{Index, MemberId},
+    kv::{Entry, Operation, Outcome},
     replica::Replica,
 };
 use rand::{Rng, RngExt, seq::IndexedRandom};
@@ -18,8 +19,9 @@ use crate::{
     histories::Reads,
     linearizability::{
         Action, Answer, History, Ticket, Workload,
-        kv::{to_answer, to_operation},
+        kv::{to_action, to_answer, to_operation},
     },
+    node::Node,
     plan::{Plan, between},
 };
 
@@ -29,6 +31,8 @@ const OPERATIONS: u32 = 200;
 const LOOKS_AGAIN_US: (u64, u64) = (1_000, 30_000);
 /// How soon a client sees that the member it asked is gone.
 const BREAKS_US: (u64, u64) = (0, 5_000);
+/// Whose operations lying origins ask for.
+const NOBODY: u32 = u32::MAX;
 /// How much longer the faults last than in an ordinary run.
 const MORE_CHAOS_US: u64 = 1_000_000;
 
@@ -41,6 +45,8 @@ pub(crate) struct Clients {
     /// Operations yet to be begun.
     left: u32,
     history: History,
+    /// The highest index that a correct member has executed.
+    executed: Index,
     workload: Workload,
 }
 
@@ -91,7 +97,16 @@ impl Clients {
             asked: None,
         };
         let clients = (0..count).map(|_| client(&mut random)).collect();
-        Self { random, reads, habits, clients, left: OPERATIONS, history: History::default(), workload }
+        Self {
+            random,
+            reads,
+            habits,
+            clients,
+            left: OPERATIONS,
+            history: History::default(),
+            executed: Index(0),
+            workload,
+        }
     }
 
     /// Whether all operations were begun and came to an end.
@@ -220,6 +235,26 @@ impl World<'_> {
             let Some(them) = &mut self.clients else { return };
             let in_us = between(BREAKS_US, &mut them.random);
             self.schedule(in_us, Next::GiveUp(client, waits));
+        }
+    }
+
+    /// A correct member is about to execute a block. What a lying origin asked for in it was not asked by any client here: it may copy
+    /// what another's client asked, too. These are operations of nobody's, called now at the latest.
+    pub(super) fn note_liars_requests(&mut self, id: MemberId, block: &Block) {
+        let is_correct = |id: &MemberId| self.nodes.get(id).is_some_and(Node::is_correct);
+        if !is_correct(&id) {
+            return;
+        }
+        let theirs: Vec<_> = block.batches().iter().filter(|batch| !is_correct(&batch.origin)).collect();
+        let Some(them) = self.clients.as_mut().filter(|them| them.executed < block.header().index) else {
+            return;
+        };
+        them.executed = block.header().index;
+        for request in theirs.iter().flat_map(|batch| &batch.requests) {
+            let action = Operation::decode(request).ok().and_then(|operation| to_action(&operation));
+            if let Some(action) = action {
+                them.history.call(NOBODY, action);
+            }
         }
     }
 

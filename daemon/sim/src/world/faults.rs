@@ -70,6 +70,7 @@ impl World<'_> {
         let (correct, restart) = (node.is_correct(), node.run > 0);
         self.observe(&Event::Started { node: id, correct, restart, durable: &durable })?;
         for (block, state) in &recovered {
+            self.note_liars_requests(id, block);
             self.observe(&Event::Executed { node: id, block, state: *state })?;
         }
         if correct && let Err(unsound) = durable.check(id, &self.verifier) {

@@ -198,6 +198,7 @@ impl World<'_> {
     }
 
     pub(super) fn execute(&mut self, id: MemberId, block: &Arc<Block>, inputs: &mut VecDeque<Input>) -> Step {
+        self.note_liars_requests(id, block);
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let (state, outcomes) = node.state.execute(block);
         node.executed = node.executed.max(block.header().index);
