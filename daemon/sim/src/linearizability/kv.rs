@@ -97,7 +97,7 @@ pub fn to_answer(outcome: &Outcome) -> Option<Answer> {
 
 fn step_answer(outcome: &StepOutcome) -> Option<Answer> {
     Some(match outcome {
-        StepOutcome::Put { .. } => Answer::Put,
+        StepOutcome::Put => Answer::Put,
         StepOutcome::Deleted(keys, ..) => Answer::Deleted(*keys),
         StepOutcome::Found(listing) => match listing.entries.as_slice() {
             [] => Answer::Found(None),
