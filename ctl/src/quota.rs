@@ -71,7 +71,9 @@ impl Quota {
                 match session.client().await?.execute(operation).await?.outcome {
                     Outcome::QuotaSet { used, quota, .. } => (used, quota),
                     other => {
-                        return Err(Failure::other(format!("the daemon did something else: {other:?}")).into());
+                        return Err(
+                            Failure::other(format!("the daemon did something else: {other:?}")).into()
+                        );
                     }
                 }
             }

@@ -9,7 +9,9 @@
 //! more may happen. A liar, if there is one, goes on throughout.
 
 pub mod event;
+pub mod histories;
 pub mod lab;
+pub mod linearizability;
 mod node;
 pub mod oracle;
 mod plan;
@@ -29,6 +31,7 @@ use bftd_faults::Fault;
 
 use crate::{
     event::{Observer, Violation},
+    linearizability::History,
     oracle::Oracle,
     trace::Trace,
     world::World,
@@ -126,10 +129,19 @@ pub fn run_with(
     observer: &mut dyn Observer,
     trace: Option<&mut dyn Write>,
 ) -> Result<Report, Failure> {
+    live(|observer| World::new(options, seed, observer).run(), observer, trace).map(|(report, _)| report)
+}
+
+/// Lets a world live, and catches its panics.
+fn live(
+    run: impl FnOnce(&mut dyn Observer) -> Result<(Report, History), (Violation, u64)>,
+    observer: &mut dyn Observer,
+    trace: Option<&mut dyn Write>,
+) -> Result<(Report, History), Failure> {
     let mut trace = Trace::new(observer, trace);
-    let outcome = catch_unwind(AssertUnwindSafe(|| World::new(options, seed, &mut trace).run()));
+    let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut trace)));
     match outcome {
-        Ok(Ok(report)) => Ok(Report { trace: Some(trace.hash()), ..report }),
+        Ok(Ok((report, history))) => Ok((Report { trace: Some(trace.hash()), ..report }, history)),
         Ok(Err((violation, at_us))) => Err(Failure { violation, at_us }),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);

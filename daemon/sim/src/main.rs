@@ -13,7 +13,12 @@ use std::{
 
 use bftd_core::protocol::Protocol;
 use bftd_faults::Fault;
-use bftd_sim::{Failure, Options, Report, run, story::play};
+use bftd_sim::{
+    Failure, Options, Report,
+    histories::{self, Blind, Summary},
+    run,
+    story::play,
+};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -21,7 +26,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  bftd-sim --nodes 4 --seeds 10000\n  bftd-sim --nodes 4 --seed 42 --trace\n  bftd-sim --nodes 4 --adversary equivocate\n  bftd-sim --protocol raft --nodes 3"
+    after_help = "Examples:\n  bftd-sim --nodes 4 --seeds 10000\n  bftd-sim --nodes 4 --seed 42 --trace\n  bftd-sim --nodes 4 --adversary equivocate\n  bftd-sim --protocol raft --nodes 3\n  bftd-sim --histories --seeds 10000"
 )]
 struct Arguments {
     /// What they run: bft-raft, pbft, ccro or raft.
@@ -57,6 +62,12 @@ struct Arguments {
     /// Play a story, and print how it goes.
     #[arg(long, value_name = "PATH")]
     story: Option<PathBuf>,
+    /// Have clients make a history of at least 200 operations in each run, and check that it is linearizable.
+    #[arg(long)]
+    histories: bool,
+    /// Without the oracle: the checker alone judges what clients saw.
+    #[arg(long, requires = "histories")]
+    checker_alone: bool,
     /// Sign with real keys: slower, and no different.
     #[arg(long)]
     ed25519: bool,
@@ -79,7 +90,7 @@ fn main() -> ExitCode {
     let Arguments { protocol, nodes, ed25519, adversary, .. } = arguments;
     let options = Options { protocol, nodes, ed25519, adversary };
     match arguments.seed {
-        Some(seed) => replay(&options, seed, arguments.trace),
+        Some(seed) => replay(&options, seed, &arguments),
         None => search(&options, &arguments),
     }
 }
@@ -98,28 +109,50 @@ fn tell_story(path: &Path) -> ExitCode {
     }
 }
 
-fn replay(options: &Options, seed: u64, trace: bool) -> ExitCode {
+/// One seed, with a history or without: then the summary is empty.
+fn run_one(
+    options: &Options,
+    arguments: &Arguments,
+    seed: u64,
+    trace: Option<&mut dyn Write>,
+) -> Result<(Report, Summary), Failure> {
+    match (arguments.histories, arguments.checker_alone) {
+        (true, true) => histories::run_with(options, seed, &mut Blind, trace),
+        (true, false) => histories::run(options, seed, trace),
+        (false, _) => Ok((run(options, seed, trace)?, Summary::default())),
+    }
+}
+
+fn replay(options: &Options, seed: u64, arguments: &Arguments) -> ExitCode {
     let mut out = std::io::stdout().lock();
-    let result = if trace { run(options, seed, Some(&mut out)) } else { run(options, seed, None) };
-    match result {
-        Ok(report) => {
+    let trace = arguments.trace.then_some(&mut out as &mut dyn Write);
+    match run_one(options, arguments, seed, trace) {
+        Ok((report, summary)) => {
             println!("seed {seed} holds: {report:?}");
+            if arguments.histories {
+                println!("its history is linearizable: {summary:?}");
+            }
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            tell(options, seed, &failure);
+            tell(options, seed, &failure, arguments);
             ExitCode::FAILURE
         }
     }
 }
 
-fn tell(options: &Options, seed: u64, failure: &Failure) {
+fn tell(options: &Options, seed: u64, failure: &Failure, arguments: &Arguments) {
     let at_ms = failure.at_us / 1000;
     println!("seed {seed}: {} at {at_ms} ms: {}", failure.violation.check, failure.violation.detail);
     let real = if options.ed25519 { " --ed25519" } else { "" };
+    let made = match (arguments.histories, arguments.checker_alone) {
+        (true, true) => " --histories --checker-alone",
+        (true, false) => " --histories",
+        (false, _) => "",
+    };
     let liar = options.adversary.map_or_else(String::new, |fault| format!(" --adversary {fault}"));
     println!(
-        "  replay: cargo run --release -p bftd-sim -- --protocol {} --nodes {}{real}{liar} --seed {seed} --trace",
+        "  replay: cargo run --release -p bftd-sim -- --protocol {} --nodes {}{real}{liar}{made} --seed {seed} --trace",
         options.protocol, options.nodes
     );
 }
@@ -141,7 +174,7 @@ fn search(options: &Options, arguments: &Arguments) -> ExitCode {
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
     let (slowest, slowest_seed) = (AtomicU64::new(0), AtomicU64::new(0));
-    let sum = Mutex::new(Report::default());
+    let sum = Mutex::new((Report::default(), Summary::default()));
     let failures = Mutex::new(Vec::new());
     let begun = Instant::now();
     std::thread::scope(|scope| {
@@ -153,13 +186,15 @@ fn search(options: &Options, arguments: &Arguments) -> ExitCode {
                         return;
                     }
                     let seed = arguments.start_seed.wrapping_add(number);
-                    match run(options, seed, None) {
-                        Ok(report) => {
+                    match run_one(options, arguments, seed, None) {
+                        Ok((report, summary)) => {
                             let slowest = slowest.fetch_max(report.settled_us, Ordering::Relaxed);
                             if report.settled_us > slowest {
                                 slowest_seed.store(seed, Ordering::Relaxed);
                             }
-                            sum.lock().unwrap_or_else(PoisonError::into_inner).add(&report);
+                            let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
+                            sum.0.add(&report);
+                            sum.1.add(&summary);
                         }
                         Err(failure) => {
                             failures.lock().unwrap_or_else(PoisonError::into_inner).push((seed, failure));
@@ -174,7 +209,7 @@ fn search(options: &Options, arguments: &Arguments) -> ExitCode {
     bar.finish_and_clear();
     let seconds = begun.elapsed().as_secs_f64();
     let ran = next.into_inner().min(arguments.seeds);
-    let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (sum, histories) = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     failures.sort_by_key(|(seed, _)| *seed);
     println!(
@@ -197,8 +232,14 @@ fn search(options: &Options, arguments: &Arguments) -> ExitCode {
         sum.settled_us as f64 / 1e6,
         slowest_seed.into_inner()
     );
+    if arguments.histories {
+        println!(
+            "{} operations, {} changes of unknown outcome; at most {} configurations a history",
+            histories.operations, histories.unknown, histories.configurations
+        );
+    }
     for (seed, failure) in failures.iter().take(TOLD) {
-        tell(options, *seed, failure);
+        tell(options, *seed, failure, arguments);
     }
     println!("{} seeds failed", failures.len());
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

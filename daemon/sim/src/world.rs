@@ -3,6 +3,7 @@
 //! Everything happens in the order of one queue, whose ties are broken by the order of scheduling, and all chance comes from
 //! one generator: the same seed is the same run.
 
+pub(crate) mod clients;
 mod faults;
 mod life;
 mod network;
@@ -24,9 +25,12 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 
+use self::clients::Clients;
 use crate::{
     Options, Report,
     event::{Event, Observer, Violation},
+    histories::Reads,
+    linearizability::History,
     node::Node,
     plan::{Plan, between},
     scheme::Scheme,
@@ -73,6 +77,10 @@ enum Next {
     Write,
     Read,
     Switch,
+    /// A client's, where a history is made.
+    Turn(usize),
+    /// With the number of its wait.
+    GiveUp(usize, u64),
     Calm,
 }
 
@@ -94,6 +102,8 @@ pub(crate) struct World<'a> {
     doomed: Vec<MemberId>,
     next_write: u64,
     next_read: u64,
+    /// Where a history is made.
+    clients: Option<Clients>,
     report: Report,
     observer: &'a mut dyn Observer,
 }
@@ -105,6 +115,15 @@ impl<'a> World<'a> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let plan = Plan::draw(options, &mut random);
         Self::with_plan(options, plan, random, observer)
+    }
+
+    /// A world in which clients make a history, under the faults that the seed has.
+    pub fn with_clients(options: &Options, seed: u64, reads: Reads, observer: &'a mut dyn Observer) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut plan = Plan::draw(options, &mut random);
+        let members: Vec<_> = (1..=options.nodes).map(MemberId).collect();
+        let clients = Clients::draw(&mut plan, &members, reads, &random);
+        Self { clients: Some(clients), ..Self::with_plan(options, plan, random, observer) }
     }
 
     /// A world of a certain plan.
@@ -142,6 +161,7 @@ impl<'a> World<'a> {
             doomed: Vec::new(),
             next_write: 0,
             next_read: 0,
+            clients: None,
             report: Report::default(),
             observer,
         }
@@ -153,9 +173,10 @@ impl<'a> World<'a> {
         (scheme.membership("sim", options.protocol), scheme.check)
     }
 
-    pub fn run(mut self) -> Result<Report, (Violation, u64)> {
+    /// Runs it. What clients saw is empty where none make a history.
+    pub fn run(mut self) -> Result<(Report, History), (Violation, u64)> {
         match self.live() {
-            Ok(()) => Ok(self.report),
+            Ok(()) => Ok((self.report, self.clients.map(Clients::into_history).unwrap_or_default())),
             Err(violation) => Err((violation, self.now_us)),
         }
     }
@@ -182,6 +203,7 @@ impl<'a> World<'a> {
             let at = self.random.random_range(0..self.plan.chaos_us);
             self.schedule(at, Next::Leave);
         }
+        self.begin_clients();
         self.schedule_fault(self.plan.crash_every_us, Next::Crash);
         self.schedule_fault(self.plan.cut_every_us, Next::Cut);
         self.schedule(self.plan.chaos_us, Next::Calm);
@@ -279,6 +301,8 @@ impl<'a> World<'a> {
             Next::Write => self.write(),
             Next::Read => self.read(),
             Next::Switch => self.switch(),
+            Next::Turn(client) => self.turn(client),
+            Next::GiveUp(client, waits) => self.give_up(client, waits),
             Next::Calm => self.calm(),
         }
     }
@@ -291,6 +315,9 @@ impl<'a> World<'a> {
 
     /// Whether nothing is left to do: for correct nodes all is answered and equal.
     fn is_settled(&self) -> bool {
+        if !self.clients.as_ref().is_none_or(Clients::are_done) {
+            return false;
+        }
         let mut heads = BTreeSet::new();
         for node in self.nodes.values().filter(|node| node.is_correct()) {
             let Some(replica) = &node.replica else { return node.halted };

@@ -77,7 +77,7 @@ impl Session {
 }
 
 fn answered(answer: Answer) -> Response {
-    Response::Answered { answer, at: At { revision: 40, index: 1, age_ms: 0 } }
+    Response::Answered { answer, at: At { revision: 40, index: 1, age_ms: 0, time_ms: 0 } }
 }
 
 fn event(revision: u64, bytes: usize) -> Event {

@@ -4,26 +4,25 @@
 //! - `stale-read`: a read sees every write of its key that was acknowledged, and every value that was read, before it began.
 //! - `false-read`: a read answers with the value that the chain has for its key at that revision.
 //!
-//! The oracle runs a store of its own: revision 1 while empty, raised by every change (etcd's rule). Only plain puts
-//! and deletes are modelled; the world submits nothing else.
+//! The oracle runs a store of its own: revision 1 while empty, raised by every change (etcd's rule). Plain puts, deletes, and the
+//! transactions that the model of [`linearizability`](crate::linearizability) has are modelled; the world submits nothing else.
 
 use std::collections::BTreeMap;
 
-use bftd_core::{
-    block::Block,
-    kv::{Expect, Operation},
-};
+use bftd_core::{block::Block, kv::Operation};
 use bytes::Bytes;
 
 use super::cast::require;
-use crate::event::Violation;
+use crate::{
+    event::Violation,
+    linearizability::{Action, kv::to_action, store::Store},
+};
 
 /// Requests, reads and the store that they should see.
 pub struct Clients {
     revision: u64,
     executed: u64,
-    /// By key: what it held from which revision on. None is deleted.
-    history: BTreeMap<Bytes, BTreeMap<u64, Option<Bytes>>>,
+    history: BTreeMap<Bytes, Versions>,
     /// By request: the revisions after its executions.
     done: BTreeMap<Bytes, Vec<u64>>,
     writes: BTreeMap<u64, Bytes>,
@@ -32,6 +31,29 @@ pub struct Clients {
     seen: BTreeMap<Bytes, u64>,
     /// By read: what it must see at least.
     reads: BTreeMap<u64, u64>,
+}
+
+/// A key's values, by the revisions that changed it. None is deleted.
+type Versions = BTreeMap<u64, Option<Bytes>>;
+
+/// What a request changes, on top of what there was.
+struct Changes<'a> {
+    history: &'a BTreeMap<Bytes, Versions>,
+    changed: BTreeMap<Bytes, Option<Bytes>>,
+}
+
+impl Store<Bytes> for Changes<'_> {
+    fn get(&self, key: &Bytes) -> Option<Bytes> {
+        let before = || self.history.get(key).and_then(|versions| versions.last_key_value()?.1.clone());
+        self.changed.get(key).cloned().unwrap_or_else(before)
+    }
+
+    fn set(&mut self, key: &Bytes, value: Option<Bytes>) {
+        // To delete what is not there changes nothing.
+        if value.is_some() || self.get(key).is_some() {
+            self.changed.insert(key.clone(), value);
+        }
+    }
 }
 
 /// Whether a block has a request that sets the protocol.
@@ -74,28 +96,35 @@ impl Clients {
         self.executed = index;
         for request in block.batches().iter().flat_map(|batch| &batch.requests) {
             match postcard::from_bytes(request) {
-                Ok(Operation::Put { key, value, expect: Expect::Anything, lease: 0 }) => {
-                    self.revision += 1;
-                    self.history.entry(key).or_default().insert(self.revision, Some(value));
-                }
-                Ok(Operation::Delete { key }) => {
-                    let versions = self.history.entry(key).or_default();
-                    if versions.last_key_value().is_some_and(|(_, value)| value.is_some()) {
-                        self.revision += 1;
-                        versions.insert(self.revision, None);
-                    }
-                }
                 // It changes no key.
                 Ok(Operation::SetProtocol { .. }) => {}
-                // What a liar submits may be refused: it changes nothing. Conditions are not modelled.
-                Ok(other) => {
-                    return require(false, "lost-write", || format!("the oracle has no model of {other:?}"));
+                Ok(operation) => {
+                    let Some(action) = to_action(&operation) else {
+                        return require(false, "lost-write", || {
+                            format!("the oracle has no model of {operation:?}")
+                        });
+                    };
+                    self.apply(&action);
                 }
+                // What a liar submits may be refused: it changes nothing.
                 Err(_) => {}
             }
             self.done.entry(request.clone()).or_default().push(self.revision);
         }
         Ok(())
+    }
+
+    /// All changes of a request share a revision.
+    fn apply(&mut self, action: &Action) {
+        let mut changes = Changes { history: &self.history, changed: BTreeMap::new() };
+        action.apply(&mut changes);
+        let changed = changes.changed;
+        if !changed.is_empty() {
+            self.revision += 1;
+        }
+        for (key, value) in changed {
+            self.history.entry(key).or_default().insert(self.revision, value);
+        }
     }
 
     /// The last index executed.
@@ -120,9 +149,13 @@ impl Clients {
             });
         };
         self.check_done(write, revision)?;
-        if let Ok(Operation::Put { key, .. } | Operation::Delete { key }) = postcard::from_bytes(&request) {
-            let seen = self.seen.entry(key).or_default();
-            *seen = revision.max(*seen);
+        let action = postcard::from_bytes(&request).ok().and_then(|operation| to_action(&operation));
+        for key in action.iter().flat_map(Action::keys) {
+            // It may have found nothing to change there.
+            if self.history.get(key).is_some_and(|versions| versions.contains_key(&revision)) {
+                let seen = self.seen.entry(key.clone()).or_default();
+                *seen = revision.max(*seen);
+            }
         }
         Ok(())
     }

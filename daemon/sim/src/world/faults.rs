@@ -39,6 +39,7 @@ impl World<'_> {
         self.report.crashes += 1;
         let durable = node.disk.durable.clone();
         self.schedule(down_us, Next::Start(id));
+        self.break_connections(id);
         self.observe(&Event::Crashed { node: id, durable: &durable })
     }
 
@@ -69,6 +70,7 @@ impl World<'_> {
         let (correct, restart) = (node.is_correct(), node.run > 0);
         self.observe(&Event::Started { node: id, correct, restart, durable: &durable })?;
         for (block, state) in &recovered {
+            self.note_liars_requests(id, block);
             self.observe(&Event::Executed { node: id, block, state: *state })?;
         }
         if correct && let Err(unsound) = durable.check(id, &self.verifier) {

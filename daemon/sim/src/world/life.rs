@@ -33,7 +33,7 @@ impl World<'_> {
         self.submit_at(id, &Operation::put(key, value))
     }
 
-    fn submit_at(&mut self, id: MemberId, operation: &Operation) -> Step {
+    pub(super) fn submit_at(&mut self, id: MemberId, operation: &Operation) -> Step {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         if !node.replica.as_ref().is_some_and(Replica::may_submit) {
             return Ok(());
@@ -198,6 +198,7 @@ impl World<'_> {
     }
 
     pub(super) fn execute(&mut self, id: MemberId, block: &Arc<Block>, inputs: &mut VecDeque<Input>) -> Step {
+        self.note_liars_requests(id, block);
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let (state, outcomes) = node.state.execute(block);
         node.executed = node.executed.max(block.header().index);
@@ -211,16 +212,23 @@ impl World<'_> {
                     inputs.push_back(Input::Protocol(*protocol));
                 }
             }
-            if let (Some(write), Some(Outcome::Put { revision })) = (write, outcomes.first()) {
-                done.push((write, *revision));
+            if let (Some(write), Some(outcome)) = (write, outcomes.into_iter().next()) {
+                done.push((write, outcome));
             }
         }
         inputs.push_back(Input::Executed(block.reference(), state));
         self.report.blocks += 1;
         self.observe(&Event::Executed { node: id, block, state })?;
-        for (write, revision) in done {
+        for (write, outcome) in done {
+            let revision = match &outcome {
+                Outcome::Put { revision }
+                | Outcome::Deleted { revision, .. }
+                | Outcome::Transaction { revision, .. } => *revision,
+                _ => continue,
+            };
             self.report.acknowledged += 1;
             self.observe(&Event::Acknowledged { node: id, write, revision })?;
+            self.answer_write(write, &outcome);
         }
         Ok(())
     }
@@ -233,6 +241,7 @@ impl World<'_> {
             let revision = entry.as_ref().map_or(0, |entry| entry.mod_revision);
             let value = entry.as_ref().map(|entry| &entry.value);
             self.observe(&Event::ReadAnswered { node: id, read: number, key: &key, revision, value })?;
+            self.answer_read(number, entry.as_ref());
         }
         Ok(())
     }
