@@ -30,7 +30,7 @@ use super::{
     history::{History, first_row_after, last_revision_until, read_standing, trim},
     lease::Leases,
     range::Budget,
-    session::Sessions,
+    session::{Sessions, Told},
     writing::{Deletions, Writing},
 };
 use crate::{
@@ -367,11 +367,7 @@ impl StateMachine {
     }
 
     /// Executes a request. Says which block has executed it, where that was an earlier one or this one before.
-    fn apply<T: WriteTables>(
-        &mut self,
-        tables: &mut T,
-        request: &Request,
-    ) -> Result<(Outcome, Option<(Index, Term)>), Error<T::Error>> {
+    fn apply<T: WriteTables>(&mut self, tables: &mut T, request: &Request) -> Result<Told, Error<T::Error>> {
         match Operation::decode_in(request) {
             Ok(Operation::InSession(request)) => self.in_session(tables, &request),
             Ok(operation) => match operation.check() {

@@ -128,6 +128,9 @@ fn operation_hash(operation: &[u8]) -> OperationHash {
 /// The key of a session's row: its id and when it was opened, both big-endian.
 type Key = [u8; 24];
 
+/// What came of a request; and which block has executed it, where that was not this copy of it.
+pub(super) type Told = (Outcome, Option<(Index, Term)>);
+
 /// A session in [`Table::Sessions`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
@@ -453,7 +456,7 @@ impl StateMachine {
         &mut self,
         tables: &mut T,
         request: &SessionRequest<&[u8]>,
-    ) -> Result<(Outcome, Option<(Index, Term)>), Error<T::Error>> {
+    ) -> Result<Told, Error<T::Error>> {
         let operation = match request.open() {
             Ok(operation) => operation,
             Err(refusal) => return Ok((Outcome::Refused(refusal), None)),

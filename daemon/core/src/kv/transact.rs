@@ -10,13 +10,16 @@ use super::{
     range::{each, range},
 };
 
+/// What steps have read, by their parts and their numbers there.
+type Read = BTreeMap<(usize, usize), StepOutcome>;
+
 /// A transaction under way.
 struct Course<'a, 'b> {
     transaction: &'a Transaction<&'b [u8]>,
     /// Of each part that is reached, whether its comparisons held.
     holds: Vec<Option<bool>>,
     /// What was read as of revisions, by part and step.
-    read: BTreeMap<(usize, usize), StepOutcome>,
+    read: Read,
     /// What its writes get.
     revision: u64,
     has_written: bool,
@@ -87,8 +90,8 @@ impl StateMachine {
         tables: &mut T,
         transaction: &Transaction<&[u8]>,
         holds: &[Option<bool>],
-    ) -> Result<BTreeMap<(usize, usize), StepOutcome>, Error<T::Error>> {
-        let mut read = BTreeMap::new();
+    ) -> Result<Read, Error<T::Error>> {
+        let mut read = Read::new();
         for (place, step) in taken_steps(transaction, holds) {
             if let Step::Get(asked) = step
                 && asked.revision != 0
