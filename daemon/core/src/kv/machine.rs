@@ -33,7 +33,7 @@ use super::{
         tombstone_digest, trim,
     },
     range::Budget,
-    session::Sessions,
+    session::{Sessions, Told},
 };
 use crate::{
     block::{Block, BlockRef, Request},
@@ -335,12 +335,8 @@ impl StateMachine {
         Ok(BlockOutcome { head: self.head, outcomes, repeated })
     }
 
-    /// Executes a request. Says which block has executed it, where that was an earlier one or this one before.
-    fn apply<T: WriteTables>(
-        &mut self,
-        tables: &mut T,
-        request: &Request,
-    ) -> Result<(Outcome, Option<(Index, Term)>), Error<T::Error>> {
+    /// Executes a request.
+    fn apply<T: WriteTables>(&mut self, tables: &mut T, request: &Request) -> Result<Told, Error<T::Error>> {
         match Operation::decode_in(request) {
             Ok(Operation::InSession(request)) => self.in_session(tables, &request),
             Ok(operation) => match operation.check() {
