@@ -406,7 +406,7 @@ impl Client {
     /// Reads keys: now or as of a revision, filtered, sorted, limited.
     ///
     /// # Errors
-    /// See [`Error`]; [`Refusal::Compacted`](bftd_core::kv::Refusal::Compacted) and [`Refusal::FutureRevision`](bftd_core::kv::Refusal::FutureRevision) where the revision can't be read.
+    /// See [`Error`]; [`Refusal::Compacted`](crate::Refusal::Compacted) and [`Refusal::FutureRevision`](crate::Refusal::FutureRevision) where the revision can't be read.
     pub async fn range(&self, range: Range, consistency: Consistency) -> Result<(Listing, At), Error> {
         match self.query(Query::Range(range), consistency).await? {
             (Answer::Listing(listing), at) => Ok((listing, at)),
@@ -442,7 +442,7 @@ impl Client {
     /// Forgets what keys were before a revision, and says which one is the oldest that can be read now.
     ///
     /// # Errors
-    /// See [`Error`]; [`Refusal::Compacted`](bftd_core::kv::Refusal::Compacted) where it was forgotten before, [`Refusal::FutureRevision`](bftd_core::kv::Refusal::FutureRevision).
+    /// See [`Error`]; [`Refusal::Compacted`](crate::Refusal::Compacted) where it was forgotten before, [`Refusal::FutureRevision`](crate::Refusal::FutureRevision).
     pub async fn compact(&self, until: CompactUntil) -> Result<(u64, Changed), Error> {
         let changed = self.execute(Operation::Compact { until }).await?;
         match changed.outcome {

@@ -33,7 +33,7 @@
 //! The order of use is in memory, made when the state is opened.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     ops::{Bound, ControlFlow},
 };
 
@@ -125,11 +125,11 @@ fn operation_hash(operation: &[u8]) -> OperationHash {
     digest.first_chunk().copied().unwrap_or_default()
 }
 
+/// What came of a request, and which block has executed it, where that was another one or this one before.
+pub(super) type Told = (Outcome, Option<(Index, Term)>);
+
 /// The key of a session's row: its id and when it was opened, both big-endian.
 type Key = [u8; 24];
-
-/// What came of a request; and which block has executed it, where that was not this copy of it.
-pub(super) type Told = (Outcome, Option<(Index, Term)>);
 
 /// A session in [`Table::Sessions`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -405,16 +405,17 @@ impl Sessions {
 
     /// A session that has begun and not ended.
     fn find<T: ReadTables>(&mut self, tables: &T, key: Key) -> Result<Option<&mut Record>, Error<T::Error>> {
-        if !self.open.contains_key(&key) {
-            let decode = |row: &[u8]| Some((postcard::from_bytes::<Record>(row).ok()?, row.len()));
-            let Some(found) = tables.read(Table::Sessions, &key, decode)? else {
-                return Ok(None);
-            };
-            let (record, bytes) = found.ok_or(Error::Damaged("a session"))?;
-            let row = Some((record.used_ms, bytes));
-            self.open.insert(key, Open { record, row });
-        }
-        Ok(self.open.get_mut(&key).map(|open| &mut open.record))
+        let vacant = match self.open.entry(key) {
+            Entry::Occupied(open) => return Ok(Some(&mut open.into_mut().record)),
+            Entry::Vacant(vacant) => vacant,
+        };
+        let decode = |row: &[u8]| Some((postcard::from_bytes::<Record>(row).ok()?, row.len()));
+        let Some(found) = tables.read(Table::Sessions, &key, decode)? else {
+            return Ok(None);
+        };
+        let (record, bytes) = found.ok_or(Error::Damaged("a session"))?;
+        let row = Some((record.used_ms, bytes));
+        Ok(Some(&mut vacant.insert(Open { record, row }).record))
     }
 
     /// Keeps the answer to a request that was admitted.

@@ -1,12 +1,10 @@
 //! Sessions: each request in one is executed once, whatever comes again, late, in another order, or after the session has ended.
 
 use super::*;
+use crate::kv::session::Told;
 
 /// A time that blocks may have.
 const NOW: u64 = 1_000_000_000;
-
-/// What came of a request: and the block that a copy was told of, where it was one.
-type Told = (Outcome, Option<(Index, Term)>);
 
 impl Store {
     /// Executes a block at a time, with one batch a member.
@@ -244,7 +242,7 @@ fn much_that_was_read_is_not_kept_but_that_it_was_done_is() {
             then(vec![wrote.clone(), read(key), Step::Delete { keys: Span::Key(bytes("none")) }]);
         sent((7, NOW), sequence, 0, &Operation::Transaction(transaction))
     };
-    let copy = |sequence| request(sequence, if sequence == 0 { "large" } else { "small" });
+    let resent = |sequence| request(sequence, if sequence == 0 { "large" } else { "small" });
     let steps = |told: &Told| match &told.0 {
         Outcome::Transaction { revision, taken } => {
             assert!(taken.succeeded);
@@ -264,7 +262,7 @@ fn much_that_was_read_is_not_kept_but_that_it_was_done_is() {
     for sequence in 2..10 {
         store.at(NOW, request(sequence, "small"));
     }
-    let kept: Vec<_> = (0..10).map(|sequence| steps(&store.at(NOW, copy(sequence))).1).collect();
+    let kept: Vec<_> = (0..10).map(|sequence| steps(&store.at(NOW, resent(sequence))).1).collect();
     assert_eq!(kept[1], left);
     assert!(matches!(kept[9][1], StepOutcome::Found(_)));
     assert_eq!(store.get("c").unwrap().version, 10);
@@ -272,7 +270,7 @@ fn much_that_was_read_is_not_kept_but_that_it_was_done_is() {
     for sequence in 10..150 {
         store.at(NOW, request(sequence, "small"));
     }
-    let kept: Vec<_> = (0..150).map(|sequence| steps(&store.at(NOW, copy(sequence))).1).collect();
+    let kept: Vec<_> = (0..150).map(|sequence| steps(&store.at(NOW, resent(sequence))).1).collect();
     assert_eq!(kept[0], []);
     assert_eq!(kept[149], left);
     assert_eq!(store.sessions(), 1);
