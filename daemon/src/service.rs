@@ -268,8 +268,9 @@ impl NodeService {
             proved: members.iter().filter(is_proved).map(|it| it.id).collect(),
             members: &members,
         };
-        let (state, tolerates, hints) = (view.health(), view.tolerates(), view.hints());
+        let (state, tolerates, mut hints) = (view.health(), view.tolerates(), view.hints());
         let store = self.state.head().ok();
+        hints.extend(store.as_ref().and_then(|head| view::hint_of_space(head.used, head.quota)));
         let of_store = |number: fn(&Head) -> u64| store.as_ref().map_or(0, number);
         let cluster = ClusterStatus {
             name: self.genesis.name.clone(),

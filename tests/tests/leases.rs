@@ -64,6 +64,7 @@ async fn no_change_of_the_leader_shortens_a_lease() {
     }
     assert!(since.elapsed() >= ttl, "it ended after {:?}", since.elapsed());
     cluster.spawn(leader);
+    cluster.wait_healthy().await;
     cluster.wait_equal().await;
 }
 

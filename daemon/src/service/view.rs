@@ -83,6 +83,17 @@ impl View<'_> {
     }
 }
 
+/// What to do where the store is full, or nearly: from 80 % of its quota on.
+pub fn hint_of_space(used: u64, quota: u64) -> Option<String> {
+    let percent = used.saturating_mul(100) / quota.max(1);
+    let ways = "delete keys and run bftctl compact --keep 1d, or raise the quota: bftctl quota --set SIZE";
+    match percent {
+        0..80 => None,
+        80..100 => Some(format!("the store uses {percent} % of its quota; {ways}")),
+        _ => Some(format!("the store is full, and refuses to put; {ways}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -426,7 +426,7 @@ pub enum Refusal {
     )]
     NumberTaken,
     /// The operation can't be in a session.
-    #[error("the protocol is not set in a session: it can be set again, nothing comes of that")]
+    #[error("protocol and quota are not set in a session: they can be set again, nothing comes of that")]
     NotInSession,
 }
 

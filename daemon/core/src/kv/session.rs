@@ -111,7 +111,7 @@ impl<B: AsRef<[u8]>> SessionRequest<B> {
         }
         match Operation::decode_in(self.operation.as_ref())? {
             Operation::InSession(_) => Err(Refusal::Malformed),
-            Operation::SetProtocol { .. } => Err(Refusal::NotInSession),
+            Operation::SetProtocol { .. } | Operation::SetQuota { .. } => Err(Refusal::NotInSession),
             operation => operation.check().map(|()| operation),
         }
     }
