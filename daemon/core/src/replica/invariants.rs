@@ -54,11 +54,16 @@ impl Replica {
                 "a tip that is not here is above what is committed",
             )?;
             let base = root.index.0.max(open.start.index.0);
+            let fetched = base.saturating_add(u64::try_from(MAX_FETCHED).unwrap_or(u64::MAX));
             require(
                 open.tip.index.0 <= base + 2 * WINDOW
                     || open.tip.index <= self.prepared_in(open.term)
                     || !here,
                 "the accepted chain is within the window, or prepared",
+            )?;
+            require(
+                open.tip.index.0 <= fetched || !here,
+                "what is prepared and not known to be committed is bounded",
             )?;
         }
         require(self.conduct.is_bounded(), "what is held against a leader is bounded")?;

@@ -1,7 +1,12 @@
 //! Catching up, from members that lie, are slow or say nothing.
 
 use super::*;
-use crate::{block::Batch, crypto::Signature, limits::WINDOW, message::Blocks};
+use crate::{
+    block::Batch,
+    crypto::Signature,
+    limits::{MAX_FETCHED, WINDOW},
+    message::Blocks,
+};
 
 impl Cluster {
     /// Node 4 lacks three committed blocks, and is told so by node 3.
@@ -418,4 +423,22 @@ fn a_member_that_hears_of_no_commit_follows_what_is_prepared() {
     let committed = cluster.certificate(BallotKind::Commit, last);
     cluster.hear(3, 4, Message::Certificate(committed));
     assert_eq!(cluster.status(4).committed, last);
+}
+
+/// The same leader goes on, and nothing else gets through to the member: what it held had no bound.
+#[test]
+fn what_is_prepared_and_not_known_to_be_committed_is_bounded() {
+    let mut cluster = Cluster::new(4);
+    let blocks = cluster.invented(MAX_FETCHED + 4);
+    let (near, far) = blocks.split_at(MAX_FETCHED);
+    let [highest, last] = [near, far].map(|blocks| blocks.last().unwrap().reference());
+    cluster.show_prepared(&blocks);
+    assert_eq!(cluster.status(4).uncommitted, MAX_FETCHED);
+    assert_eq!(cluster.status(4).prepared, highest.index);
+    // It goes on as soon as somebody tells what is committed.
+    let committed = cluster.certificate(BallotKind::Commit, highest);
+    cluster.hear(3, 4, Message::Certificate(committed));
+    cluster.show_prepared(far);
+    assert_eq!(cluster.status(4).committed, highest);
+    assert_eq!(cluster.status(4).prepared, last.index);
 }
