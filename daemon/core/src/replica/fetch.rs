@@ -283,12 +283,22 @@ impl Replica {
     }
 
     fn take_whole_chain(&mut self, certified: Digest) {
-        if let Some(want) = self.fetcher.wants.remove(&certified) {
+        if let Some(want) = self.fetcher.wants.remove(&certified)
+            && self.is_near(want.certificate.block())
+        {
             self.take_chain(want.chain.iter().rev());
             self.on_certificate(want.asked.member, &want.certificate);
             self.accept_waiting();
             self.start_term();
         }
+    }
+
+    /// Whether a prepared block is near enough to be taken before it is known to be committed. Counted as the window is: term after
+    /// term may add a prepared block while none is committed. Further ahead something is committed, and others will say what.
+    fn is_near(&self, block: BlockRef) -> bool {
+        let committed = self.tree.committed();
+        let base = self.safety.open().map_or(committed, |open| open.start.index.max(committed));
+        block.index.0 <= base.0.saturating_add(u64::try_from(MAX_FETCHED).unwrap_or(u64::MAX))
     }
 
     fn wanted_with(&self, missing: Digest) -> Option<Digest> {

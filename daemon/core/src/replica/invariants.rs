@@ -3,7 +3,7 @@
 use super::Replica;
 use crate::{
     evidence::OffenceKind,
-    ids::Index,
+    ids::{Index, Term},
     limits::{
         MAX_EVIDENCE, MAX_FETCHED, OWN_BATCHES, POOLED_BATCHES, REMEMBERED_STATES, WAITING_READS,
         WATCHED_PROPOSALS, WINDOW,
@@ -53,13 +53,28 @@ impl Replica {
                 here || open.tip.index > root.index,
                 "a tip that is not here is above what is committed",
             )?;
+            let base = root.index.0.max(open.start.index.0);
+            let fetched = base.saturating_add(u64::try_from(MAX_FETCHED).unwrap_or(u64::MAX));
             require(
-                open.tip.index.0 <= root.index.0.max(open.start.index.0) + 2 * WINDOW || !here,
-                "the accepted chain is within the window",
+                open.tip.index.0 <= base + 2 * WINDOW
+                    || open.tip.index <= self.prepared_in(open.term)
+                    || !here,
+                "the accepted chain is within the window, or prepared",
+            )?;
+            require(
+                open.tip.index.0 <= fetched || !here,
+                "what is prepared and not known to be committed is bounded",
             )?;
         }
         require(self.conduct.is_bounded(), "what is held against a leader is bounded")?;
         self.check_bounds(root.index)
+    }
+
+    /// Up to where a quorum's word stands behind the chain of a term. A member that does not hear what is committed follows it beyond
+    /// its own window.
+    fn prepared_in(&self, term: Term) -> Index {
+        let position = self.safety.position().filter(|_| self.row().prepares).map(|it| it.block());
+        position.filter(|block| block.term == term).map_or(Index(0), |block| block.index)
     }
 
     fn check_bounds(&self, committed: Index) -> Result<(), String> {

@@ -1,7 +1,12 @@
 //! Catching up, from members that lie, are slow or say nothing.
 
 use super::*;
-use crate::{block::Batch, crypto::Signature, message::Blocks};
+use crate::{
+    block::Batch,
+    crypto::Signature,
+    limits::{MAX_FETCHED, WINDOW},
+    message::Blocks,
+};
 
 impl Cluster {
     /// Node 4 lacks three committed blocks, and is told so by node 3.
@@ -35,6 +40,16 @@ impl Cluster {
         let first = Header { batches: Block::batches_digest(&[]), ..first };
         let headers = std::iter::successors(Some(first), |last| Some(Self::child_of(last, last.time_ms)));
         headers.take(count).map(|header| Arc::new(Block::new(header, vec![]))).collect()
+    }
+
+    /// The leader shows node 4 that blocks are prepared, one after another, and nobody that any is committed.
+    fn show_prepared(&mut self, blocks: &[Arc<Block>]) {
+        for block in blocks {
+            let prepared = self.certificate(BallotKind::Prepare, block.reference());
+            self.hear(1, 4, Message::Certificate(prepared));
+            self.hear(1, 4, part(std::slice::from_ref(block)));
+            self.wire.clear();
+        }
     }
 
     /// Time passes for node 4 alone: nothing of the leader's is heard, so that only the fetch can help.
@@ -392,4 +407,38 @@ fn a_chain_that_commits_while_it_is_fetched_is_no_conflict() {
     hear(some(&[second]));
     assert_eq!(cluster.status(4).committed, third.reference());
     assert_eq!(cluster.status(4).prepared, fifth.header().index);
+}
+
+/// Found by the simulator (`--histories`, seed 1413): a leader kept Commit certificates from one member, which had heard of more blocks
+/// within a time-out than its window has. It follows what a quorum has prepared, and the check of the invariants said that it must not.
+#[test]
+fn a_member_that_hears_of_no_commit_follows_what_is_prepared() {
+    let mut cluster = Cluster::new(4);
+    let blocks = cluster.invented(2 * usize::try_from(WINDOW).unwrap() + 4);
+    let last = blocks.last().unwrap().reference();
+    cluster.show_prepared(&blocks);
+    assert_eq!(cluster.status(4).prepared, last.index);
+    let replica = cluster.nodes[&id(4)].replica.as_ref().unwrap();
+    assert!(replica.is_accepted(last), "it helps to commit it");
+    let committed = cluster.certificate(BallotKind::Commit, last);
+    cluster.hear(3, 4, Message::Certificate(committed));
+    assert_eq!(cluster.status(4).committed, last);
+}
+
+/// The same leader goes on, and nothing else gets through to the member: what it held had no bound.
+#[test]
+fn what_is_prepared_and_not_known_to_be_committed_is_bounded() {
+    let mut cluster = Cluster::new(4);
+    let blocks = cluster.invented(MAX_FETCHED + 4);
+    let (near, far) = blocks.split_at(MAX_FETCHED);
+    let [highest, last] = [near, far].map(|blocks| blocks.last().unwrap().reference());
+    cluster.show_prepared(&blocks);
+    assert_eq!(cluster.status(4).uncommitted, MAX_FETCHED);
+    assert_eq!(cluster.status(4).prepared, highest.index);
+    // It goes on as soon as somebody tells what is committed.
+    let committed = cluster.certificate(BallotKind::Commit, highest);
+    cluster.hear(3, 4, Message::Certificate(committed));
+    cluster.show_prepared(far);
+    assert_eq!(cluster.status(4).committed, highest);
+    assert_eq!(cluster.status(4).prepared, last.index);
 }
