@@ -455,7 +455,7 @@ impl Client {
     /// its id.
     ///
     /// # Errors
-    /// See [`Error`]; [`Refusal::LeaseExists`], [`Refusal::TimeToLive`], [`Refusal::TooManyLeases`].
+    /// See [`Error`]; [`Refusal::LeaseExists`](crate::Refusal::LeaseExists), [`Refusal::TimeToLive`](crate::Refusal::TimeToLive), [`Refusal::TooManyLeases`](crate::Refusal::TooManyLeases).
     pub async fn grant_lease(&self, lease: u64, ttl: Duration) -> Result<(u64, Changed), Error> {
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let changed = self.execute(Operation::GrantLease { lease, ttl_ms }).await?;
@@ -468,7 +468,7 @@ impl Client {
     /// Keeps a lease for its time to live from now on.
     ///
     /// # Errors
-    /// See [`Error`]; [`Refusal::NoSuchLease`].
+    /// See [`Error`]; [`Refusal::NoSuchLease`](crate::Refusal::NoSuchLease).
     pub async fn keep_lease(&self, lease: u64) -> Result<Changed, Error> {
         self.execute(Operation::KeepLease { lease }).await
     }
@@ -476,7 +476,7 @@ impl Client {
     /// Ends a lease, and deletes the keys that hang on it: how many.
     ///
     /// # Errors
-    /// See [`Error`]; [`Refusal::NoSuchLease`].
+    /// See [`Error`]; [`Refusal::NoSuchLease`](crate::Refusal::NoSuchLease).
     pub async fn revoke_lease(&self, lease: u64) -> Result<(u64, Changed), Error> {
         let changed = self.execute(Operation::RevokeLease { lease }).await?;
         match changed.outcome {

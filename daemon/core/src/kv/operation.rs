@@ -356,7 +356,8 @@ pub enum Refusal {
     SortsTooMuch,
     /// There is no room.
     #[error(
-        "there is no room: the store holds {used} bytes of the {quota} that it may; delete keys and compact, or raise the quota"
+        "there is no room for it: the store holds {used} bytes of the {quota} that it may, and what is put counts twice, as it is and in \
+         the history; delete keys and compact, or raise the quota"
     )]
     NoSpace {
         /// How many bytes it holds.
