@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let client = Client::connect(&socket).await?;
         let session = Session::open([&socket], SessionOptions::default()).await?;
         println!("{name} waits");
-        let lock = Lock::acquire(&client, &session, b"leader", TTL).await?;
+        let lock = Lock::acquire(&client, &session, b"leader", TTL, std::future::pending()).await?;
         println!("{name} leads, token {}", lock.token());
         lead(&session, &lock, &name).await?;
         println!("{name} leads no more");

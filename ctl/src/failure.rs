@@ -129,6 +129,11 @@ impl Failure {
                     | Refusal::TooManyLeases
                     | Refusal::LeaseExists { .. }
                     | Refusal::LeaseFull { .. }
+                    | Refusal::SessionEnded
+                    | Refusal::SessionAhead { .. }
+                    | Refusal::SessionWindow { .. }
+                    | Refusal::AnsweredBefore { .. }
+                    | Refusal::NumberTaken
                     | Refusal::NoSuchLease { .. },
                 ) => Code::Other,
                 Refused::Refused(_) => Code::Usage,

@@ -175,12 +175,13 @@ impl Put {
         Operation::put(key.clone(), value.clone())
             .check()
             .map_err(|refusal| Failure::usage(refusal.to_string()))?;
+        let fence = self.fence.compare()?;
         let granted = match self.ttl {
             Some(ttl) => Some(grant(session, None, ttl).await?.0),
             None => None,
         };
         let lease = granted.or(self.lease).unwrap_or(0);
-        let operation = match self.fence.compare()? {
+        let operation = match fence {
             None => Operation::Put { key, value, expect, lease },
             Some(fence) => {
                 let mut compare = vec![fence];
@@ -193,6 +194,15 @@ impl Put {
         } else {
             (execute(session, operation).await?, None)
         };
+        let is_put = match &changed.outcome {
+            Outcome::Put { .. } => true,
+            Outcome::Transaction { taken, .. } => taken.succeeded,
+            _ => false,
+        };
+        if let (Some(lease), false) = (granted, is_put) {
+            // Nothing hangs on it. Where that fails, it ends by itself.
+            let _ = session.changes().await?.execute(Operation::RevokeLease { lease }).await;
+        }
         let revision = match changed.outcome {
             Outcome::Put { revision } => revision,
             Outcome::Transaction { ref taken, revision } if taken.succeeded => revision,

@@ -129,7 +129,11 @@ async fn keep(session: &mut Session, lease: u64, once: bool) -> Result<(), Ended
     let changes = session.changes().await?;
     let mut is_first = true;
     loop {
-        let changed = match changes.execute(Operation::KeepLease { lease }).await {
+        let kept = tokio::select! {
+            _ = interrupt.recv() => return Ok(()),
+            kept = changes.execute(Operation::KeepLease { lease }) => kept,
+        };
+        let changed = match kept {
             Ok(changed) => changed,
             Err(error @ Error::Failed(Refused::Refused(Refusal::NoSuchLease { .. }))) => {
                 return Err(error.into());
@@ -137,8 +141,10 @@ async fn keep(session: &mut Session, lease: u64, once: bool) -> Result<(), Ended
             // It may live still: whoever keeps it goes on trying.
             Err(error) if !once && !is_first => {
                 session.say(&format!("not kept: {}", printable(error.to_string().as_bytes())));
-                sleep(Duration::from_millis(500)).await;
-                continue;
+                tokio::select! {
+                    _ = interrupt.recv() => return Ok(()),
+                    () = sleep(Duration::from_millis(500)) => continue,
+                }
             }
             Err(error) => return Err(error.into()),
         };

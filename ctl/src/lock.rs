@@ -9,10 +9,10 @@ use std::{
 
 use bftd_client::{Lock as Held, LockError};
 use clap::Args;
-use rustix::process::{Pid, Signal as Number, kill_process};
+use rustix::process::{Pid, kill_process};
 use tokio::{
     process::{Child, Command},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{sleep, timeout},
 };
 
@@ -51,41 +51,54 @@ pub(crate) struct Lock {
 
 impl Lock {
     pub(crate) async fn run(self, session: &mut Session) -> Result<Code, Ended> {
-        let no_signals = |error| Failure::other("can't wait for signals").cause(error);
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+        let mut signals = Signals::new()?;
         let (client, changes) = (session.client().await?, session.changes().await?);
-        let acquiring = Held::acquire(&client, &changes, self.name.as_bytes(), self.ttl);
-        let wait = self.wait.unwrap_or(Duration::MAX);
-        let lock = tokio::select! {
-            acquired = timeout(wait, acquiring) => match acquired {
-                Ok(acquired) => acquired.map_err(failed)?,
-                Err(_) => {
-                    let name = printable(self.name.as_bytes());
-                    let waited = humantime::format_duration(wait);
-                    return Err(Failure::other(format!("the lock {name} was not to be had in {waited}"))
-                        .next(format!("bftctl ls {name}/ shows who holds it and who waits, in the order of their revisions"))
-                        .into());
-                }
-            },
-            _ = interrupt.recv() => return Ok(Code::Ok),
+        let mut told = None;
+        let give_up = async {
+            told = timeout(self.wait.unwrap_or(Duration::MAX), signals.next()).await.ok();
+        };
+        let acquired = Held::acquire(&client, &changes, self.name.as_bytes(), self.ttl, give_up).await;
+        let lock = match acquired {
+            Ok(lock) => lock,
+            Err(LockError::GaveUp) => {
+                return told.map_or_else(
+                    || Err(self.was_not_to_be_had()),
+                    |signal| Ok(Code::OfCommand(128 + signal)),
+                );
+            }
+            Err(error) => return Err(failed(error)),
         };
         session.debug(|| format!("the lock is held: {} with token {}", printable(lock.key()), lock.token()));
         let ended = if self.command.is_empty() {
             render::line(&format!("{}\t{}", printable(lock.key()), lock.token()))?;
             tokio::select! {
-                _ = interrupt.recv() => Ok(Code::Ok),
+                _ = signals.next() => Ok(Code::Ok),
                 () = lock.lost() => Err(lost(&self.name)),
             }
         } else {
-            self.run_command(&lock, session).await
+            self.run_command(&lock, session, &mut signals).await
         };
-        let released = lock.release().await;
-        let code = ended?;
-        released?;
-        Ok(code)
+        if let Err(error) = lock.release().await {
+            let why = printable(error.to_string().as_bytes()).into_owned();
+            session.say(&format!("the lock is not given back, and free when its lease ends: {why}"));
+        }
+        ended
     }
 
-    async fn run_command(&self, lock: &Held, session: &Session) -> Result<Code, Ended> {
+    fn was_not_to_be_had(&self) -> Ended {
+        let name = printable(self.name.as_bytes());
+        let waited = humantime::format_duration(self.wait.unwrap_or_default());
+        Failure::other(format!("the lock {name} was not to be had in {waited}"))
+            .next(format!("bftctl ls {name}/ --sort created shows who holds it and who waits"))
+            .into()
+    }
+
+    async fn run_command(
+        &self,
+        lock: &Held,
+        session: &Session,
+        signals: &mut Signals,
+    ) -> Result<Code, Ended> {
         let mut child = self.start(lock).map_err(|error| {
             let name = self.command.first().map(|name| printable(name.as_encoded_bytes()).into_owned());
             Failure::other(format!("can't run {}", name.unwrap_or_default())).cause(error)
@@ -97,13 +110,17 @@ impl Lock {
                 end(&mut child).await;
                 Err(lost(&self.name))
             }
+            signal = signals.next() => {
+                end(&mut child).await;
+                Ok(Code::OfCommand(128 + signal))
+            }
         }
     }
 
     fn start(&self, lock: &Held) -> std::io::Result<Child> {
         let mut words = self.command.iter();
         let mut command = Command::new(words.next().map_or(OsStr::new(""), OsString::as_os_str));
-        let key = printable(lock.key()).into_owned();
+        let key = String::from_utf8_lossy(lock.key()).into_owned();
         command
             .args(words)
             .env("BFTCTL_FENCE", format!("{key}@{}", lock.token()))
@@ -114,12 +131,39 @@ impl Lock {
     }
 }
 
+/// What tells this process to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let wait = |kind| signal(kind).map_err(|error| Failure::other("can't wait for signals").cause(error));
+        Ok(Self {
+            interrupt: wait(SignalKind::interrupt())?,
+            terminate: wait(SignalKind::terminate())?,
+            hangup: wait(SignalKind::hangup())?,
+        })
+    }
+
+    /// The number of the next one.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => 2,
+            _ = self.terminate.recv() => 15,
+            _ = self.hangup.recv() => 1,
+        }
+    }
+}
+
 /// Ends a command that must not go on.
 async fn end(child: &mut Child) {
     let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
     if let Some(pid) = pid {
         // One that has ended meanwhile needs no signal.
-        let _ = kill_process(pid, Number::TERM);
+        let _ = kill_process(pid, rustix::process::Signal::TERM);
     }
     tokio::select! {
         _ = child.wait() => {}
@@ -153,5 +197,8 @@ fn failed(error: LockError) -> Ended {
             .next("bftctl status")
             .into(),
         LockError::Ended { .. } => Failure::other(error.to_string()).next("bftctl status").into(),
+        LockError::GaveUp | LockError::Deleted => Failure::other(error.to_string())
+            .next("no other keys may be below the lock's name; try again")
+            .into(),
     }
 }

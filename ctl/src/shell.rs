@@ -97,8 +97,9 @@ async fn execute(line: &str, session: &mut Session) -> Result<bool, Ended> {
     }
     let outer = session.options.clone();
     session.options = cli.options.or(&outer);
-    // These two end by themselves, and say something at their end.
-    let ends_itself = matches!(cli.command, Command::Watch(_) | Command::Bench(_));
+    // These end by themselves, and have something to say or to give back at their end.
+    let ends_itself =
+        matches!(cli.command, Command::Watch(_) | Command::Bench(_) | Command::Lease(_) | Command::Lock(_));
     let ended = tokio::select! {
         ended = Box::pin(crate::run(cli.command, session)) => ended,
         _ = tokio::signal::ctrl_c(), if !ends_itself => {

@@ -39,9 +39,11 @@ impl Service for Store {
         let mut state = self.0.lock().unwrap();
         match request {
             Request::Execute(operation) => {
-                if matches!(operation, Operation::Transaction(_))
-                    && let Some(meddles) = state.meddles.take()
-                {
+                let is_transaction = match &operation {
+                    Operation::InSession(request) => matches!(request.open(), Ok(Operation::Transaction(_))),
+                    operation => matches!(operation, Operation::Transaction(_)),
+                };
+                if is_transaction && let Some(meddles) = state.meddles.take() {
                     state.execute(&meddles);
                 }
                 let outcome = state.execute(&operation);
@@ -50,7 +52,8 @@ impl Service for Store {
             Request::Query { query: asked, .. } => {
                 let head = state.machine.head();
                 let answer = query(&state.tables, &head, &asked).unwrap();
-                let at = At { revision: head.revision, index: head.executed.index.0, age_ms: 0, time_ms: 0 };
+                let (revision, index) = (head.revision, head.executed.index.0);
+                let at = At { revision, index, age_ms: 0, time_ms: state.time_ms };
                 Response::Answered { answer, at }
             }
             other => panic!("{other:?}"),
@@ -63,7 +66,7 @@ impl State {
         let mut tables = MemoryTables::default();
         let root = BlockRef { term: Term(0), index: Index(0), digest: Digest::ZERO };
         let machine = StateMachine::open(&mut tables, root).unwrap();
-        Self { tables, machine, time_ms: 0, meddles: None }
+        Self { tables, machine, time_ms: 1, meddles: None }
     }
 
     fn execute(&mut self, operation: &Operation) -> Outcome {

@@ -193,8 +193,9 @@ impl NodeService {
         let at = self.at(&found.head);
         let mut answer = only(found)?;
         if let Answer::Leases(leases) = &mut answer {
-            // They had that much left when the last block was executed.
-            leases.iter_mut().for_each(|it| it.remaining_ms = it.remaining_ms.saturating_sub(at.age_ms));
+            // They had that much left when the last block was executed. When that was is not known before this run's first one.
+            let age_ms = if at.time_ms == 0 { 0 } else { at.age_ms };
+            leases.iter_mut().for_each(|it| it.remaining_ms = it.remaining_ms.saturating_sub(age_ms));
         }
         Ok(Response::Answered { answer, at })
     }

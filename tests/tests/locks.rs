@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    future::pending,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -32,15 +33,15 @@ fn fenced(lock: &Lock, value: &str) -> Transaction {
 async fn a_lock_goes_from_holder_to_holder_in_the_order_of_asking() {
     let cluster = Cluster::start(4).await;
     let (a, b, c) = (party(&cluster, 1).await, party(&cluster, 2).await, party(&cluster, 3).await);
-    let first = Lock::acquire(&a.0, &a.1, b"leader", TTL).await.unwrap();
+    let first = Lock::acquire(&a.0, &a.1, b"leader", TTL, pending()).await.unwrap();
     let second = tokio::spawn({
         let b = b.clone();
-        async move { Lock::acquire(&b.0, &b.1, b"leader", TTL).await }
+        async move { Lock::acquire(&b.0, &b.1, b"leader", TTL, pending()).await }
     });
     sleep(Duration::from_millis(700)).await;
     let third = tokio::spawn({
         let c = c.clone();
-        async move { Lock::acquire(&c.0, &c.1, b"leader", TTL).await }
+        async move { Lock::acquire(&c.0, &c.1, b"leader", TTL, pending()).await }
     });
     // Longer than a lease: it is kept as long as its holder lives.
     sleep(TTL * 2).await;
@@ -59,6 +60,13 @@ async fn a_lock_goes_from_holder_to_holder_in_the_order_of_asking() {
     drop(second);
     let third = timeout(TTL * 4, third).await.unwrap().unwrap().unwrap();
     assert!(third.token() > token && since.elapsed() > TTL / 3, "{:?}", since.elapsed());
+    // Who gives up leaves the queue.
+    let gave_up = Lock::acquire(&a.0, &a.1, b"leader", TTL * 100, sleep(TTL / 4)).await;
+    assert!(matches!(gave_up, Err(bftd_client::LockError::GaveUp)));
+    assert_eq!(
+        a.0.count(bftd_client::Span::Prefix("leader/".into()), Consistency::Linearizable).await.unwrap().0,
+        1
+    );
     third.release().await.unwrap();
     let (leases, _) = a.0.leases(None, Consistency::Linearizable).await.unwrap();
     assert_eq!(leases, []);

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use crate::{
@@ -27,6 +27,9 @@ use crate::{
     session::Session,
     watch::{News, Watch, WatchError},
 };
+
+/// How long after a lease could not be kept that is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Why a lock is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,12 @@ pub enum LockError {
         /// The lease's time to live.
         seconds: u64,
     },
+    /// It was not to be had in time.
+    #[error("others held it all the time")]
+    GaveUp,
+    /// The key that stood for this one in the queue is gone.
+    #[error("somebody deleted the key that stood for this one in the queue")]
+    Deleted,
 }
 
 /// A lock that is held; see the module. Where it is dropped without [`Lock::release`], it is free when its lease ends.
@@ -65,10 +74,10 @@ struct Keeper {
 }
 
 impl Lock {
-    /// Waits until the lock is this one's. `client` watches, `session` makes the changes; both are of one cluster. The lock stays for `ttl`, at least
+    /// Waits until the lock is this one's, or `give_up` ends. `client` watches, `session` makes the changes; both are of one cluster. The lock stays for `ttl`, at least
     /// a second, after its holder was heard last.
     ///
-    /// Dropping the future gives the place in the queue back when its lease ends.
+    /// Who gives up, or fails, leaves the queue. Where the future is dropped instead, the place in it is free when its lease ends.
     ///
     /// # Errors
     /// See [`LockError`].
@@ -77,18 +86,36 @@ impl Lock {
         session: &Session,
         name: &[u8],
         ttl: Duration,
+        give_up: impl Future<Output = ()>,
     ) -> Result<Self, LockError> {
         let keeper = Keeper::grant(session, ttl).await?;
         let queue = [name, b"/"].concat();
         let key = Bytes::from([&queue[..], format!("{:016x}", keeper.lease).as_bytes()].concat());
-        let token = stand_in_line(session, &key, keeper.lease).await?;
-        let lock = Self { key, token, keeper };
+        let mut lock = Self { key, token: 0, keeper };
         let mut is_lost = lock.keeper.is_lost.clone();
-        tokio::select! {
+        let waited = tokio::select! {
             biased;
             _ = is_lost.wait_for(|is_lost| *is_lost) => Err(LockError::Ended { seconds: ttl.as_secs() }),
-            waited = lock.wait(client, &queue) => waited.map(|()| lock),
+            waited = lock.stand_in_line(client, &queue) => waited,
+            () = give_up => Err(LockError::GaveUp),
+        };
+        match waited {
+            Ok(()) => Ok(lock),
+            Err(error) => {
+                // Nobody shall wait for one that has gone.
+                let _ = lock.release().await;
+                Err(error)
+            }
         }
+    }
+
+    /// Creates the key, and waits until it is the oldest one.
+    async fn stand_in_line(&mut self, client: &Client, queue: &[u8]) -> Result<(), LockError> {
+        let create = Step::Put { key: self.key.clone(), value: Bytes::new(), lease: self.keeper.lease };
+        let part = Part { compare: vec![], then: vec![create], otherwise: vec![] };
+        let created = self.keeper.session.transact(Transaction { parts: vec![part] }).await?;
+        self.token = created.1.revision();
+        self.wait(client, queue).await
     }
 
     /// The key that stands for this holder.
@@ -129,15 +156,20 @@ impl Lock {
     /// Waits for the deletion of every key that was created before this one's.
     async fn wait(&self, client: &Client, queue: &[u8]) -> Result<(), LockError> {
         loop {
+            // The own one is the highest of these, then comes the one before it.
             let before = Range {
-                filter: Filter { max_create_revision: self.token - 1, ..Filter::default() },
+                filter: Filter { max_create_revision: self.token, ..Filter::default() },
                 order: Order { by: SortBy::CreateRevision, descending: true },
-                limit: 1,
+                limit: 2,
                 want: Want::Keys,
                 ..Range::of(Span::Prefix(Bytes::copy_from_slice(queue)))
             };
             let (listing, at) = self.keeper.session.range(before, Consistency::Linearizable).await?;
-            let Some((key, _)) = listing.entries.into_iter().next() else { return Ok(()) };
+            let mut keys = listing.entries.into_iter().map(|(key, _)| key);
+            if keys.next().as_ref() != Some(&self.key) {
+                return Err(LockError::Deleted);
+            }
+            let Some(key) = keys.next() else { return Ok(()) };
             let watch = Watch::new(Span::Key(key)).kinds(Kinds::Deletions).from_revision(at.revision + 1);
             let mut watcher = client.watch(watch)?;
             while !matches!(watcher.next().await?, News::Changes(_)) {}
@@ -148,14 +180,6 @@ impl Lock {
 /// What holds while the key that was created at a revision is there: see [`Lock::fence`].
 pub fn fence(key: Bytes, token: u64) -> Compare {
     Compare { keys: Span::Key(key), property: Property::CreateRevision(token), relation: Relation::Equal }
-}
-
-/// Creates the key, on the lease. Answers with the revision.
-async fn stand_in_line(session: &Session, key: &Bytes, lease: u64) -> Result<u64, Error> {
-    let create = Step::Put { key: key.clone(), value: Bytes::new(), lease };
-    let transaction =
-        Transaction { parts: vec![Part { compare: vec![], then: vec![create], otherwise: vec![] }] };
-    Ok(session.transact(transaction).await?.1.revision())
 }
 
 impl Keeper {
@@ -187,12 +211,15 @@ async fn keep(session: Session, (lease, ttl): (u64, Duration), asked: Instant, l
             break;
         }
         let session = session.with_deadline(sure_until - now);
-        match session.execute(Operation::KeepLease { lease }).await {
-            Ok(_) => sure_until = now + ttl,
-            Err(Error::Failed(Failure::Refused(_))) => break,
-            Err(_) => {}
+        // Whatever else goes on in the session: nobody is told late.
+        match timeout_at(sure_until, session.execute(Operation::KeepLease { lease })).await {
+            Ok(Ok(_)) => {
+                sure_until = now + ttl;
+                next = now + ttl / 3;
+            }
+            Err(_) | Ok(Err(Error::Failed(Failure::Refused(_)))) => break,
+            Ok(Err(_)) => next = Instant::now() + AGAIN.min(ttl / 3),
         }
-        next = now + ttl / 3;
     }
     lost.send_replace(true);
 }

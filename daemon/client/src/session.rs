@@ -264,7 +264,7 @@ impl Session {
                 Attempt::Refused(error) => return Err(error),
                 Attempt::Failed { error, leaves, .. } => {
                     if leaves {
-                        self.links.leave(number).await;
+                        self.links.leave(number);
                     }
                     if !self.options.insist || !backoff.wait(until).await {
                         return Err(error);
@@ -318,7 +318,7 @@ impl Session {
                 Attempt::Failed { error, is_sent: this_one, leaves } => {
                     is_sent |= this_one;
                     if leaves {
-                        self.links.leave(link).await;
+                        self.links.leave(link);
                     }
                     if !is_sent && !self.options.insist {
                         return Err(error);
@@ -344,9 +344,11 @@ fn judge(answer: Result<Response, Error>) -> Attempt {
             Response::Executed { outcome: Outcome::Refused(refusal), .. }
             | Response::Traced { outcome: Outcome::Refused(refusal), .. },
         ) if is_of_session(refusal) => match refusal {
-            Refusal::SessionEnded | Refusal::SessionAhead { .. } | Refusal::NumberTaken => {
-                Attempt::Ended(refusal)
-            }
+            // Nobody's own request is below what he has said that he knows: somebody else uses the session.
+            Refusal::SessionEnded
+            | Refusal::SessionAhead { .. }
+            | Refusal::NumberTaken
+            | Refusal::AnsweredBefore { .. } => Attempt::Ended(refusal),
             // Numbers that were given up count until this one is executed.
             Refusal::SessionWindow { .. } => failed(Failure::Refused(refusal).into(), false, false),
             _ => Attempt::Refused(Error::OutcomeUnknown(refusal.to_string())),

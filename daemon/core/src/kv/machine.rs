@@ -391,10 +391,11 @@ impl StateMachine {
                 Ok(self.deleted(keys))
             }
             Operation::DeletePrefix { prefix } => {
-                match self.delete_all(tables, &Span::Prefix(prefix), self.head.revision + 1)? {
-                    Some(keys) => Ok(self.deleted(keys)),
-                    None => Ok(Outcome::Refused(Refusal::DeletesTooMuch)),
-                }
+                let mut reads = self.reads;
+                let span = Span::Prefix(prefix);
+                let deleted = self.delete_all(tables, (&span, self.head.revision + 1), &mut reads)?;
+                self.reads = reads;
+                Ok(deleted.map_or_else(Outcome::Refused, |keys| self.deleted(keys)))
             }
             Operation::Compact { until } => self.compact(tables, until),
             Operation::GrantLease { lease, ttl_ms } => self.grant_lease(tables, (lease, ttl_ms)),
@@ -497,21 +498,25 @@ impl StateMachine {
         writing.delete(place, key, revision)
     }
 
-    /// Deletes keys, and says how many there were; nothing where they are more than may be deleted.
+    /// Deletes keys, as part of the request that makes this revision, and says how many there were. Refused where they are more than may be
+    /// deleted, or nothing more may be looked for.
     pub(super) fn delete_all<T: WriteTables>(
         &mut self,
         tables: &mut T,
-        span: &Span<&[u8]>,
-        revision: u64,
-    ) -> Result<Option<u64>, Error<T::Error>> {
-        let Some(keys) = self.deletions.find(tables, span, &mut self.reads)? else { return Ok(None) };
+        (span, revision): (&Span<&[u8]>, u64),
+        reads: &mut Budget,
+    ) -> Result<Result<u64, Refusal>, Error<T::Error>> {
+        let keys = match self.deletions.find(tables, span, reads)? {
+            Ok(keys) => keys,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         for key in &keys {
             self.deletions.take(key);
             if !self.delete(tables, key, revision)? {
                 return Err(Error::Damaged("the list of keys"));
             }
         }
-        Ok(Some(keys.len() as u64))
+        Ok(Ok(keys.len() as u64))
     }
 
     /// The outcome of deleting so many keys, which raises the revision.

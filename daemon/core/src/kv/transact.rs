@@ -7,7 +7,7 @@ use super::{
     Taken, Transaction, WriteTables,
     entry::Stored,
     machine::check_space,
-    range::{each, range},
+    range::{Budget, each, range},
 };
 
 /// What steps have read, by their parts and their numbers there.
@@ -73,12 +73,15 @@ impl StateMachine {
         transaction: &Transaction<&[u8]>,
         holds: &[Option<bool>],
     ) -> Result<Result<(), Refusal>, Error<T::Error>> {
+        let mut left = self.deletions;
         for (_, step) in taken_steps(transaction, holds) {
-            if let Step::Delete { keys } = step
-                && !matches!(keys, Span::Key(_))
-                && self.deletions.find(tables, keys, &mut self.reads)?.is_none()
-            {
-                return Ok(Err(Refusal::DeletesTooMuch));
+            let Step::Delete { keys } = step else { continue };
+            if matches!(keys, Span::Key(_)) {
+                continue;
+            }
+            match left.find(tables, keys, &mut self.reads)? {
+                Ok(found) => found.iter().for_each(|key| left.take(key)),
+                Err(refusal) => return Ok(Err(refusal)),
             }
         }
         Ok(Ok(()))
@@ -184,8 +187,10 @@ impl StateMachine {
                 Step::Delete { keys } => {
                     let deleted = match keys {
                         Span::Key(key) => u64::from(self.delete(tables, key, course.revision)?),
-                        // It was counted: what is deleted by now is fewer.
-                        keys => self.delete_all(tables, keys, course.revision)?.unwrap_or_default(),
+                        // They were counted, and paid for, before the first step.
+                        keys => self
+                            .delete_all(tables, (keys, course.revision), &mut Budget::of_a_query())?
+                            .map_err(|_| Error::Damaged("the count of what is deleted"))?,
                     };
                     course.has_written |= deleted > 0;
                     StepOutcome::Deleted(deleted)

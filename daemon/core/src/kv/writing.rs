@@ -3,7 +3,7 @@
 use std::ops::{Bound, ControlFlow};
 
 use super::{
-    Error, MAX_DELETED, MAX_DELETED_BYTES, ReadTables, Span, Table, WriteTables,
+    Error, MAX_DELETED, MAX_DELETED_BYTES, ReadTables, Refusal, Span, Table, WriteTables,
     buckets::Place,
     digest::size_of,
     entry::{Numbers, Stored},
@@ -14,7 +14,8 @@ use super::{
 
 /// What the requests of one member may still delete in ranges in a block.
 ///
-/// So what one block removes is bounded, and with it the rows of its history, and what removed rows cost those who look for others.
+/// So is a row of the history, and what removed rows cost those who look for others. What goes with a lease that is revoked is bounded by
+/// the lease.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deletions {
     keys: usize,
@@ -28,15 +29,15 @@ impl Default for Deletions {
 }
 
 impl Deletions {
-    /// The keys of a span; nothing where they are more than may be deleted, or may be looked for.
+    /// The keys of a span. Refused where they are more than may be deleted, or nothing more may be looked for.
     pub(super) fn find<T: ReadTables>(
         &self,
         tables: &T,
         span: &Span<&[u8]>,
         reads: &mut Budget,
-    ) -> Result<Option<Vec<Vec<u8>>>, T::Error> {
+    ) -> Result<Result<Vec<Vec<u8>>, Refusal>, T::Error> {
         if !reads.visit(Budget::SCAN) {
-            return Ok(None);
+            return Ok(Err(Refusal::ReadsTooMuch));
         }
         let (mut keys, mut bytes) = (Vec::new(), 0);
         let mut is_too_much = false;
@@ -52,7 +53,7 @@ impl Deletions {
             keys.push(key.to_vec());
             ControlFlow::Continue(())
         })?;
-        Ok((!is_too_much).then_some(keys))
+        Ok(if is_too_much { Err(Refusal::DeletesTooMuch) } else { Ok(keys) })
     }
 
     /// Takes a key that is deleted.

@@ -518,6 +518,23 @@ fn what_ranges_delete_in_a_block_is_bounded() {
     assert_eq!(store.one(delete_prefix("")), Outcome::Refused(Refusal::DeletesTooMuch));
     assert_eq!(store.refused(deletes(prefix("0"))), Refusal::DeletesTooMuch);
     assert_eq!(store.get("new"), None, "nothing of it is done");
+    // Two ranges that may each be deleted, and not both.
+    let two = vec![
+        stores("new", ""),
+        Step::Delete { keys: range("000", "020") },
+        Step::Delete { keys: range("020", "040") },
+    ];
+    assert_eq!(store.refused(always(two)), Refusal::DeletesTooMuch);
+    // What a transaction reads takes nothing from what it deletes.
+    let all = Step::Get(Range { want: Want::Keys, ..Range::of(prefix("")) });
+    let (_, taken) = store.transact(always(vec![all, Step::Delete { keys: prefix("000-000") }]));
+    assert_eq!(taken.steps, [StepOutcome::NotRead, StepOutcome::Deleted(10)]);
+    // And many ranges are refused or all deleted.
+    let many: Vec<_> =
+        (0..MAX_STEPS).map(|n| Step::Delete { keys: prefix(&format!("001-0{n:03}")) }).collect();
+    let absent = that(one("none"), Property::Version(0), Relation::Equal);
+    let (_, taken) = store.transact(Transaction { parts: vec![part(vec![absent], many, vec![])] });
+    assert!(taken.steps.iter().all(|step| *step == StepOutcome::Deleted(1)));
     let there = store.count("");
     // What one request has deleted, the next one in the block can't.
     let many = Operation::Transaction(always(vec![Step::Delete { keys: range("000", "020") }]));
