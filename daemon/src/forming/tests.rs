@@ -450,11 +450,13 @@ fn a_flood_of_bad_joins_costs_a_bounded_amount_of_memory() {
 #[ignore = "run by the test above, in a process of its own"]
 async fn a_flood_alone() {
     let (inviter, invitation) = Host::gathering(4).await;
-    flood(&invitation, 200).await;
+    flood(&invitation, 1_000).await;
     let before = resident_kib();
-    flood(&invitation, 1_200).await;
+    flood(&invitation, 8_000).await;
     let grown = resident_kib().saturating_sub(before);
-    assert!(grown < 6 << 10, "1,200 bad joins left {grown} KiB behind");
+    // The allocator settles some 15 MiB up, in steps of 3 MiB, however long the flood lasts: so
+    // many joins that 3 KiB kept of each would be more than that.
+    assert!(grown < 24 << 10, "8,000 bad joins left {grown} KiB behind");
     let state = inviter.forming.shared.state.lock().await;
     assert_eq!((state.here.len(), state.refused.len(), state.stored.len()), (0, REFUSALS, 0));
     drop(state);
