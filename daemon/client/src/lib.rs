@@ -19,6 +19,7 @@
 //! A [`Client`] is one connection: when it breaks, nobody knows whether a change under way was made. A [`Session`] reconnects, to another
 //! daemon if it must, and sends such changes again; each is made **once**.
 
+mod calls;
 mod client;
 pub mod forming;
 pub mod frame;

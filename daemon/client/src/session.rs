@@ -17,15 +17,11 @@ mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use bftd_core::kv::{
-    Answer, Changes, CompactUntil, Entry, Expect, Listing, Operation, Outcome, Query, Range, Refusal, Span,
-    Taken, Transaction,
-};
-use bytes::Bytes;
+use bftd_core::kv::{Answer, Operation, Outcome, Query, Refusal};
 use tokio::time::Instant;
 
 use crate::{
-    client::{Changed, DEFAULT_DEADLINE, Error, another_question, unexpected},
+    client::{Changed, DEFAULT_DEADLINE, Error, unexpected},
     protocol::{At, Consistency, Failure, Request, Response, Trace},
 };
 use links::{Backoff, Links};
@@ -111,8 +107,9 @@ impl Session {
 
     /// Makes a change once. One that is out of bounds is refused before anything is sent.
     ///
-    /// The answer is the first copy's. What a transaction has read is remembered for copies only while it is little: see
-    /// [`Session::transact`].
+    /// The answer is the first copy's. Where that was lost, and a transaction had read more than 16 KiB, or others of the session more than
+    /// 64 KiB, listings come back as [`StepOutcome::NotRead`](crate::StepOutcome::NotRead), or [`Taken::steps`](crate::Taken::steps) is empty: the
+    /// transaction was executed as [`Taken::succeeded`](crate::Taken::succeeded) says, at that revision.
     ///
     /// # Errors
     /// [`Error::OutcomeUnknown`] where the deadline has passed and the change may have been made. Any other one: it was not made.
@@ -134,105 +131,6 @@ impl Session {
                 Ok((changed, trace.map(|trace| *trace)))
             }
             other => Err(unexpected(other)),
-        }
-    }
-
-    /// Stores a value. Whether `expect` held is in the outcome.
-    ///
-    /// # Errors
-    /// See [`Session::execute`].
-    pub async fn put(&self, key: Bytes, value: Bytes, expect: Expect) -> Result<Changed, Error> {
-        self.execute(Operation::Put { key, value, expect, lease: 0 }).await
-    }
-
-    /// Deletes a key.
-    ///
-    /// # Errors
-    /// See [`Session::execute`].
-    pub async fn delete(&self, key: Bytes) -> Result<Changed, Error> {
-        self.execute(Operation::Delete { key }).await
-    }
-
-    /// Deletes every key that begins with `prefix`.
-    ///
-    /// # Errors
-    /// See [`Session::execute`].
-    pub async fn delete_prefix(&self, prefix: Bytes) -> Result<Changed, Error> {
-        self.execute(Operation::DeletePrefix { prefix }).await
-    }
-
-    /// Does one of two things, whichever comparisons say. What came of it, and whether they held, is in the outcome.
-    ///
-    /// Where the answer to the first copy was lost, and the transaction had read more than 16 KiB, or others of the session more than 64 KiB,
-    /// listings come back as [`StepOutcome::NotRead`](crate::StepOutcome::NotRead), or [`Taken::steps`] is empty: the transaction was executed
-    /// as [`Taken::succeeded`] says, at that revision.
-    ///
-    /// # Errors
-    /// See [`Session::execute`].
-    pub async fn transact(&self, transaction: Transaction) -> Result<(Taken, Changed), Error> {
-        let changed = self.execute(Operation::Transaction(transaction)).await?;
-        match &changed.outcome {
-            Outcome::Transaction { taken, .. } => Ok((taken.clone(), changed)),
-            _ => Err(another_question()),
-        }
-    }
-
-    /// Forgets what keys were before a revision, and says which one is the oldest that can be read now.
-    ///
-    /// # Errors
-    /// See [`Session::execute`]; [`Refusal::Compacted`] where it was forgotten before, [`Refusal::FutureRevision`].
-    pub async fn compact(&self, until: CompactUntil) -> Result<(u64, Changed), Error> {
-        let changed = self.execute(Operation::Compact { until }).await?;
-        match changed.outcome {
-            Outcome::Compacted { compacted, .. } => Ok((compacted, changed)),
-            _ => Err(another_question()),
-        }
-    }
-
-    /// Looks a key up.
-    ///
-    /// # Errors
-    /// See [`Session::query`].
-    pub async fn get(&self, key: Bytes, consistency: Consistency) -> Result<(Option<Entry>, At), Error> {
-        match self.query(Query::Get { key }, consistency).await? {
-            (Answer::Entry(entry), at) => Ok((entry, at)),
-            _ => Err(another_question()),
-        }
-    }
-
-    /// Reads keys: now or as of a revision, filtered, sorted, limited.
-    ///
-    /// # Errors
-    /// See [`Session::query`]; [`Refusal::Compacted`] and [`Refusal::FutureRevision`] where the revision can't be read.
-    pub async fn range(&self, range: Range, consistency: Consistency) -> Result<(Listing, At), Error> {
-        match self.query(Query::Range(range), consistency).await? {
-            (Answer::Listing(listing), at) => Ok((listing, at)),
-            _ => Err(another_question()),
-        }
-    }
-
-    /// Counts keys.
-    ///
-    /// # Errors
-    /// See [`Session::query`].
-    pub async fn count(&self, keys: Span, consistency: Consistency) -> Result<(u64, At), Error> {
-        let (listing, at) = self.range(Range::count_of(keys), consistency).await?;
-        Ok((listing.count.unwrap_or_default(), at))
-    }
-
-    /// How a key changed, the newest change first: before a revision, if that is not 0, and at most `limit` changes, if that is not 0.
-    ///
-    /// # Errors
-    /// See [`Session::query`].
-    pub async fn history(
-        &self,
-        key: Bytes,
-        (before, limit): (u64, u64),
-        consistency: Consistency,
-    ) -> Result<(Changes, At), Error> {
-        match self.query(Query::History { key, before, limit }, consistency).await? {
-            (Answer::Changes(changes), at) => Ok((changes, at)),
-            _ => Err(another_question()),
         }
     }
 

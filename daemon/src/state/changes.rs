@@ -96,33 +96,11 @@ impl Changes {
     }
 
     fn table(&self, table: Table) -> &Changed {
-        let [keys, buckets, meta, history, deleted, held, leases, attached, sessions] = &self.tables;
-        match table {
-            Table::Keys => keys,
-            Table::Buckets => buckets,
-            Table::Meta => meta,
-            Table::History => history,
-            Table::Deleted => deleted,
-            Table::Held => held,
-            Table::Leases => leases,
-            Table::Attached => attached,
-            Table::Sessions => sessions,
-        }
+        self.tables.get(table as usize).expect("each table has a place")
     }
 
     fn table_mut(&mut self, table: Table) -> &mut Changed {
-        let [keys, buckets, meta, history, deleted, held, leases, attached, sessions] = &mut self.tables;
-        match table {
-            Table::Keys => keys,
-            Table::Buckets => buckets,
-            Table::Meta => meta,
-            Table::History => history,
-            Table::Deleted => deleted,
-            Table::Held => held,
-            Table::Leases => leases,
-            Table::Attached => attached,
-            Table::Sessions => sessions,
-        }
+        self.tables.get_mut(table as usize).expect("each table has a place")
     }
 
     fn set(&mut self, table: Table, key: &[u8], change: Option<&[u8]>) {

@@ -104,22 +104,20 @@ impl Shared {
         Ok(outcomes)
     }
 
-    /// Trims rows of the history that nobody can read any more, at most so many; says whether there may be more. For the writer only.
-    pub(super) fn trim(&self, machine: &mut StateMachine, rows: usize) -> Result<bool, StateError> {
-        let (is_left, changes) = self.read(|current| {
+    /// Trims rows of the history that nobody can read any more, at most so many. For the writer only.
+    pub(super) fn trim(&self, machine: &mut StateMachine, rows: usize) -> Result<(), StateError> {
+        let ((), changes) = self.read(|current| {
             current.change(|tables| {
-                let mut is_left = true;
                 for _ in 0..rows {
-                    is_left = machine.trim(tables)?;
-                    if !is_left {
+                    if !machine.trim(tables)? {
                         break;
                     }
                 }
-                Ok::<_, kv::Error<StorageError>>(is_left)
+                Ok::<_, kv::Error<StorageError>>(())
             })
         })?;
         self.write(|current| current.changes.append(changes));
-        Ok(is_left)
+        Ok(())
     }
 
     /// Sets all changes apart for a checkpoint. For the writer only, while no other checkpoint runs.

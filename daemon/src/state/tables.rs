@@ -21,17 +21,23 @@ use redb::{
 
 use super::StateError;
 
-const KEYS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("keys");
 /// A run's number, big-endian, and a key → its entry, which is empty if the key was removed.
 const RUNS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("runs");
-const BUCKETS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("buckets");
-const META: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("meta");
-const HISTORY: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("history");
-const DELETED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("deleted");
-const HELD: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("held");
-const LEASES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("leases");
-const ATTACHED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("attached");
-const SESSIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("sessions");
+
+/// What each table is called in the file.
+const fn name(table: Table) -> &'static str {
+    match table {
+        Table::Keys => "keys",
+        Table::Buckets => "buckets",
+        Table::Meta => "meta",
+        Table::History => "history",
+        Table::Deleted => "deleted",
+        Table::Held => "held",
+        Table::Leases => "leases",
+        Table::Attached => "attached",
+        Table::Sessions => "sessions",
+    }
+}
 
 /// With fewer keys no run is begun: a checkpoint has several changes for a page.
 const MIN_KEYS: u64 = if cfg!(test) { 50 } else { 1 << 17 };
@@ -49,16 +55,9 @@ const PART_BYTES: usize = 1 << 18;
 /// The tables of one transaction.
 #[derive(Debug)]
 pub(super) struct Tables<T> {
-    keys: T,
+    /// Each at its number; that of keys without what the runs have.
+    tables: Vec<T>,
     runs: T,
-    buckets: T,
-    meta: T,
-    history: T,
-    deleted: T,
-    held: T,
-    leases: T,
-    attached: T,
-    sessions: T,
     /// The numbers of the runs, the newest first.
     numbers: Vec<u32>,
 }
@@ -75,11 +74,9 @@ impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
     fn open(
         open: impl Fn(TableDefinition<'static, Bytes, Bytes>) -> Result<T, TableError>,
     ) -> Result<Self, StateError> {
-        let open = |definition| open(definition).map_err(StateError::storage);
-        let (keys, runs, buckets, meta) = (open(KEYS)?, open(RUNS)?, open(BUCKETS)?, open(META)?);
-        let (history, deleted, held) = (open(HISTORY)?, open(DELETED)?, open(HELD)?);
-        let (leases, attached) = (open(LEASES)?, open(ATTACHED)?);
-        let sessions = open(SESSIONS)?;
+        let runs = open(RUNS).map_err(StateError::storage)?;
+        let tables = Table::ALL.into_iter().map(|table| open(TableDefinition::new(name(table))));
+        let tables = tables.collect::<Result<_, _>>().map_err(StateError::storage)?;
         let mut numbers = Vec::new();
         let mut from = Some(0);
         while let Some(number) = from
@@ -89,22 +86,16 @@ impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
             from = found.checked_add(1);
         }
         numbers.reverse();
-        Ok(Self { keys, runs, buckets, meta, history, deleted, held, leases, attached, sessions, numbers })
+        Ok(Self { tables, runs, numbers })
     }
 
     /// The table that holds it; that of keys without what the runs have.
     fn table(&self, table: Table) -> &T {
-        match table {
-            Table::Keys => &self.keys,
-            Table::Buckets => &self.buckets,
-            Table::Meta => &self.meta,
-            Table::History => &self.history,
-            Table::Deleted => &self.deleted,
-            Table::Held => &self.held,
-            Table::Leases => &self.leases,
-            Table::Attached => &self.attached,
-            Table::Sessions => &self.sessions,
-        }
+        self.tables.get(table as usize).expect("each table is opened")
+    }
+
+    fn table_mut(&mut self, table: Table) -> &mut T {
+        self.tables.get_mut(table as usize).expect("each table is opened")
     }
 
     /// What a run has from a key on.
@@ -144,7 +135,7 @@ impl<'t> Tables<redb::Table<'t, Bytes, Bytes>> {
 
     /// Prepares for so many changes of keys, in order: begins a run if it's worth one.
     pub(super) fn begin_run(&mut self, changes: usize) -> Result<(), StorageError> {
-        if self.keys.len()? >= MIN_KEYS && changes >= MIN_CHANGES {
+        if self.table(Table::Keys).len()? >= MIN_KEYS && changes >= MIN_CHANGES {
             let newest = self.numbers.first();
             self.numbers.insert(0, newest.map_or(0, |number| number.saturating_add(1)));
         }
@@ -153,7 +144,7 @@ impl<'t> Tables<redb::Table<'t, Bytes, Bytes>> {
 
     /// Merges runs into the table of keys until the bounds hold.
     pub(super) fn merge(&mut self) -> Result<(), StorageError> {
-        let keys = self.keys.len()?;
+        let keys = self.table(Table::Keys).len()?;
         let rows = if keys < MIN_KEYS { 0 } else { MAX_ROWS.min(keys / 4) };
         while !self.numbers.is_empty() && (self.runs.len()? > rows || self.numbers.len() > MAX_RUNS) {
             self.merge_part()?;
@@ -172,9 +163,9 @@ impl<'t> Tables<redb::Table<'t, Bytes, Bytes>> {
         let (merged, last) = self.gather(&first)?;
         for (key, value) in &merged {
             if value.is_empty() {
-                self.keys.remove(key.as_slice())?;
+                self.table_mut(Table::Keys).remove(key.as_slice())?;
             } else {
-                self.keys.insert(key.as_slice(), value.as_slice())?;
+                self.table_mut(Table::Keys).insert(key.as_slice(), value.as_slice())?;
             }
         }
         for number in &self.numbers {
@@ -216,31 +207,17 @@ impl<'t> Tables<redb::Table<'t, Bytes, Bytes>> {
             (Some(newest), value) => {
                 self.runs.insert(row(*newest, key).as_slice(), value.unwrap_or_default()).map(drop)
             }
-            (None, Some(value)) => self.keys.insert(key, value).map(drop),
-            (None, None) => self.keys.remove(key).map(drop),
-        }
-    }
-
-    fn table_mut(&mut self, table: Table) -> &mut redb::Table<'t, Bytes, Bytes> {
-        match table {
-            Table::Keys => &mut self.keys,
-            Table::Buckets => &mut self.buckets,
-            Table::Meta => &mut self.meta,
-            Table::History => &mut self.history,
-            Table::Deleted => &mut self.deleted,
-            Table::Held => &mut self.held,
-            Table::Leases => &mut self.leases,
-            Table::Attached => &mut self.attached,
-            Table::Sessions => &mut self.sessions,
+            (None, Some(value)) => self.table_mut(Table::Keys).insert(key, value).map(drop),
+            (None, None) => self.table_mut(Table::Keys).remove(key).map(drop),
         }
     }
 }
 
 #[cfg(test)]
-impl<T: ReadableTableMetadata> Tables<T> {
+impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
     /// How many rows are in the table of keys, how many in runs, and how many runs there are.
     pub(super) fn sizes(&self) -> (u64, u64, usize) {
-        (self.keys.len().unwrap(), self.runs.len().unwrap(), self.numbers.len())
+        (self.table(Table::Keys).len().unwrap(), self.runs.len().unwrap(), self.numbers.len())
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use bftd_core::kv::Expect;
+use bytes::Bytes;
 use tokio::{net::UnixListener, task::JoinSet, time::sleep};
 
 use super::*;

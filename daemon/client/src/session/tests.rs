@@ -13,9 +13,9 @@ use bftd_core::{
     block::{Batch, Block, BlockRef, Executed, Header},
     crypto::{ClusterId, Digest, Signature},
     ids::{BatchNumber, Epoch, Incarnation, Index, MemberId, Term},
-    kv::{self, MemoryTables, SESSION_MS, StateMachine},
+    kv::{self, Expect, MemoryTables, Range, SESSION_MS, Span, StateMachine},
 };
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::{
     io::AsyncWriteExt,
     net::{UnixListener, UnixStream},

@@ -197,9 +197,9 @@ impl Buckets {
         Self { tree, ..Self::default() }
     }
 
-    /// Makes all buckets from [`Table::Keys`], whatever the table of buckets holds.
+    /// Makes all buckets from what they are of, whatever the table of buckets holds.
     pub(super) fn rebuild<T: WriteTables>(tables: &mut T) -> Result<Self, Error<T::Error>> {
-        let mut gathered = gather(tables)?;
+        let mut gathered = gather(tables)?.buckets;
         let mut buckets = Self::default();
         for number in 0..=u16::MAX {
             match gathered.remove(&number) {

@@ -1,18 +1,18 @@
 //! The digest of the state: a Merkle tree over the contents of [`Table::Keys`], [`Table::Leases`] and [`Table::Sessions`], the ends of
 //! the history's chain, and the revision.
 //!
-//! It covers contents alone: neither index nor term. Stores with the same keys, entries, history, sessions and revision have the same
-//! digest, however many empty or refused requests brought them there, so a snapshot can be checked against a
-//! digest. The index is bound to it where it is certified, in [`crate::block::Executed`].
+//! It covers contents alone: neither index nor term. Stores with the same keys, entries, history, leases, sessions and revision have the
+//! same digest, so a snapshot can be checked against a digest. (While there are leases, each block moves their clock.) The index is
+//! bound to it where it is certified, in [`crate::block::Executed`].
 //!
 //! - An **item** is a key's hash, its entry's numbers, and the digest of the key with its whole entry; or the same of a row of
-//!   [`Table::Sessions`], with zeros for numbers.
+//!   [`Table::Leases`] or [`Table::Sessions`], with zeros for numbers.
 //! - A **bucket** holds the items whose key hashes share the first 16 bits, in the order of the hashes. Its digest
 //!   covers the hashes too, so that one bucket proves a key's absence as well as its presence.
 //! - The **tree** has four children a node and eight levels over the 65,536 buckets. An empty subtree is
 //!   [`Digest::ZERO`]; a node's hash covers its level.
-//! - A lease is an item, too, among those of keys.
-//! - The **state digest** covers the revision, the compacted one, the lease clock, the sizes and the quota, both ends of the history's chain, and the tree's root.
+//! - The **state digest** covers the revision, the compacted one, the lease clock, the sizes and the quota, both ends of the
+//!   history's chain, and the tree's root.
 
 use std::{
     collections::BTreeMap,
@@ -112,25 +112,13 @@ pub fn empty_state() -> Digest {
 /// The store's, or damaged contents: an entry, or a history whose rows don't follow each other.
 pub fn recompute<T: ReadTables>(tables: &T, head: &Head) -> Result<Digest, Error<T::Error>> {
     let mut tree = Tree::default();
+    let Gathered { buckets, live } = gather(tables)?;
     let changes: Vec<_> =
-        gather(tables)?.iter().map(|(number, bucket)| (*number, bucket_digest(bucket.packed()))).collect();
+        buckets.iter().map(|(number, bucket)| (*number, bucket_digest(bucket.packed()))).collect();
     tree.update(&changes);
-    let standing = Standing { live: live(tables)?, ..recomputed(tables, head.compacted)? };
+    let standing = Standing { live, ..recomputed(tables, head.compacted)? };
     let numbers = [head.revision, head.compacted, clock_ms(tables)?, head.quota];
     Ok(state_digest(numbers, &standing, tree.root()))
-}
-
-/// The bytes of the keys that there are and of their values.
-fn live<T: ReadTables>(tables: &T) -> Result<u64, Error<T::Error>> {
-    let (mut live, mut is_damaged) = (0, false);
-    tables.scan(Table::Keys, Bound::Unbounded, |key, bytes| {
-        match Stored::decode(bytes) {
-            Some(stored) => live += size_of(key, stored.value.len()),
-            None => is_damaged = true,
-        }
-        if is_damaged { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    if is_damaged { Err(Error::Damaged("an entry")) } else { Ok(live) }
 }
 
 /// What a key with its value counts for, in bytes.
@@ -138,15 +126,24 @@ pub(super) fn size_of(key: &[u8], value: usize) -> u64 {
     (PER_EVENT + key.len() + value) as u64
 }
 
-/// All buckets, made from [`Table::Keys`] and [`Table::Sessions`].
-pub(super) fn gather<T: ReadTables>(tables: &T) -> Result<BTreeMap<u16, Bucket>, Error<T::Error>> {
-    let mut buckets: BTreeMap<u16, Bucket> = BTreeMap::new();
+/// What the tables hold, for the digest.
+#[derive(Default)]
+pub(super) struct Gathered {
+    pub(super) buckets: BTreeMap<u16, Bucket>,
+    /// The bytes of the keys that there are and of their values.
+    pub(super) live: u64,
+}
+
+/// All buckets, made from [`Table::Keys`], [`Table::Leases`] and [`Table::Sessions`].
+pub(super) fn gather<T: ReadTables>(tables: &T) -> Result<Gathered, Error<T::Error>> {
+    let Gathered { mut buckets, mut live } = Gathered::default();
     let mut damaged = false;
     tables.scan(Table::Keys, Bound::Unbounded, |key, bytes| {
         let Some(stored) = Stored::decode(bytes) else {
             damaged = true;
             return ControlFlow::Break(());
         };
+        live += size_of(key, stored.value.len());
         let hash = key_hash(key);
         buckets.entry(bucket_of(&hash)).or_default().set(&hash, stored.numbers(), stored.digest(key));
         ControlFlow::Continue(())
@@ -160,7 +157,7 @@ pub(super) fn gather<T: ReadTables>(tables: &T) -> Result<BTreeMap<u16, Bucket>,
     gather_sessions(tables, |hash, numbers, digest| {
         buckets.entry(bucket_of(hash)).or_default().set(hash, numbers, digest);
     })?;
-    Ok(buckets)
+    Ok(Gathered { buckets, live })
 }
 
 /// The tree above the buckets, in memory: its upper half, and below each leaf of that a lower half, where there are

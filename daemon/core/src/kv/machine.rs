@@ -429,7 +429,9 @@ impl StateMachine {
         expect: Expect,
     ) -> Result<Outcome, Error<T::Error>> {
         let key_hash = key_hash(key);
-        let place = self.buckets.place(tables, &key_hash)?;
+        let Head { revision, quota, .. } = self.head;
+        let (buckets, mut writing) = self.writing(tables);
+        let place = buckets.place(writing.tables, &key_hash)?;
         let old = place.numbers();
         let found = old.map_or(0, |old| old.mod_revision);
         let holds = match expect {
@@ -438,26 +440,26 @@ impl StateMachine {
             Expect::Revision(revision) => old.is_some() && found == revision,
         };
         if !holds {
-            return Ok(Outcome::Mismatch { revision: self.head.revision, found });
+            return Ok(Outcome::Mismatch { revision, found });
         }
-        let may = self
+        let may = writing
             .leases
             .check(lease)
-            .and_then(|()| check_space(&self.history, self.head.quota, key.len() + value.len()));
+            .and_then(|()| check_space(writing.history, quota, key.len() + value.len()));
         if let Err(refusal) = may {
             return Ok(Outcome::Refused(refusal));
         }
-        self.head.revision += 1;
-        let revision = self.head.revision;
-        let mut writing = Writing {
-            tables,
-            history: &mut self.history,
-            leases: &mut self.leases,
-            buffer: &mut self.buffer,
-            compacted: self.head.compacted,
-        };
+        let revision = revision + 1;
         writing.put(place, (key, value, lease), revision)?;
+        self.head.revision = revision;
         Ok(Outcome::Put { revision })
+    }
+
+    /// What a change of a key needs: where its place is, and what it writes to.
+    fn writing<'a, T>(&'a mut self, tables: &'a mut T) -> (&'a mut Buckets, Writing<'a, T>) {
+        let Self { history, leases, buffer, .. } = self;
+        let writing = Writing { tables, history, leases, buffer, compacted: self.head.compacted };
+        (&mut self.buckets, writing)
     }
 
     /// Stores a value, as part of the request that makes this revision.
@@ -468,14 +470,8 @@ impl StateMachine {
         revision: u64,
     ) -> Result<(), Error<T::Error>> {
         let key_hash = key_hash(entry.0);
-        let place = self.buckets.place(tables, &key_hash)?;
-        let mut writing = Writing {
-            tables,
-            history: &mut self.history,
-            leases: &mut self.leases,
-            buffer: &mut self.buffer,
-            compacted: self.head.compacted,
-        };
+        let (buckets, mut writing) = self.writing(tables);
+        let place = buckets.place(writing.tables, &key_hash)?;
         writing.put(place, entry, revision)
     }
 
@@ -487,14 +483,8 @@ impl StateMachine {
         revision: u64,
     ) -> Result<bool, Error<T::Error>> {
         let key_hash = key_hash(key);
-        let place = self.buckets.place(tables, &key_hash)?;
-        let mut writing = Writing {
-            tables,
-            history: &mut self.history,
-            leases: &mut self.leases,
-            buffer: &mut self.buffer,
-            compacted: self.head.compacted,
-        };
+        let (buckets, mut writing) = self.writing(tables);
+        let place = buckets.place(writing.tables, &key_hash)?;
         writing.delete(place, key, revision)
     }
 

@@ -32,7 +32,7 @@ pub enum Table {
 }
 
 impl Table {
-    /// Every table.
+    /// Every table, each at its own number: that of the variant.
     pub const ALL: [Self; 9] = [
         Self::Keys,
         Self::Buckets,
