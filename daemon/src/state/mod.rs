@@ -6,6 +6,7 @@
 //!   written beside execution, by a thread of its own.
 //!   Checkpoints come after [`MAX_KEYS`] changed keys, [`MAX_BYTES`], [`MAX_BLOCKS`] or [`MAX_AGE`], at
 //!   [`StateStore::sync`] and at [`StateStore::close`]. Execution that is a whole checkpoint ahead waits for it.
+//! - Rows of the history are in files of their own, written when they are made (`rows`).
 //! - The buckets of the digest are written by [`StateStore::close`] alone. Without it, opening makes them from the keys.
 //! - So the file always holds the state after some block, whole; after a crash the blocks since are executed again
 //!   from the log.
@@ -16,6 +17,7 @@
 
 mod changes;
 mod reader;
+mod rows;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -37,7 +39,11 @@ use bftd_core::{
 use redb::{Database, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 
 pub use self::reader::{Answers, StateReader};
-use self::{reader::Shared, tables::Tables};
+use self::{
+    reader::Shared,
+    rows::{Directory, Folder, Located, RowFiles},
+    tables::Tables,
+};
 
 /// The file in the data directory.
 pub const FILE_NAME: &str = "state.redb";
@@ -64,7 +70,7 @@ const CLUSTER: &str = "cluster";
 /// In [`ABOUT`]: how the tables are written. The first files don't say it.
 const FORMAT: &str = "format";
 /// The format that is read and written here.
-const THIS_FORMAT: u8 = 2;
+const THIS_FORMAT: u8 = 3;
 
 /// Why the state can't be opened, read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -155,22 +161,27 @@ impl StateStore {
             Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StateError::InUse(path)),
             Err(error) => return Err(StateError::storage(error)),
         };
-        Self::open_database(database, directory, cluster, root)
+        let folder = Directory::open(directory).map_err(StorageError::from).map_err(StateError::storage)?;
+        Self::open_database(database, Box::new(folder), directory, cluster, root)
     }
 
     fn open_database(
         database: Database,
+        folder: Box<dyn Folder>,
         directory: &Path,
         cluster: ClusterId,
         root: BlockRef,
     ) -> Result<Self, StateError> {
         let transaction = begin(&database)?;
         claim(&transaction, directory, cluster)?;
-        let mut tables = Tables::open_for_writing(&transaction)?;
+        let tables = Tables::open_for_writing(&transaction)?;
+        let places = tables.ends_of_history().map_err(StateError::storage)?;
+        let rows = RowFiles::open(folder, places).map_err(StateError::storage)?;
+        let mut tables = Located { tables, rows: &rows };
         let machine = StateMachine::open(&mut tables, root)?;
         drop(tables);
         transaction.commit().map_err(StateError::storage)?;
-        let shared = Arc::new(Shared::open(database, machine.head())?);
+        let shared = Arc::new(Shared::open(database, rows, machine.head())?);
         Ok(Self {
             machine,
             shared,

@@ -19,6 +19,7 @@ use redb::{Database, ReadableDatabase, StorageError};
 use super::{
     StateError, begin,
     changes::{Changes, Layered},
+    rows::{Files, Located, RowFiles},
     tables::{ReadOnlyTables, Tables},
 };
 
@@ -26,6 +27,7 @@ use super::{
 pub(super) struct Shared {
     // Before the database: dropped first.
     current: RwLock<Current>,
+    rows: RowFiles,
     database: Database,
     poisoned: AtomicBool,
 }
@@ -36,26 +38,16 @@ struct Current {
     base: Arc<ReadOnlyTables>,
     /// What the running checkpoint writes; empty while there is none.
     frozen: Arc<Changes>,
+    /// In which file rows have been added since, at the earliest.
+    rows_since: u64,
     /// What has changed since.
     changes: Changes,
     head: Head,
 }
 
-impl Current {
-    /// What `f` changes in the tables, and what it returns.
-    fn change<T, E>(
-        &self,
-        f: impl FnOnce(
-            &mut Layered<Layered<Layered<&ReadOnlyTables, &Changes>, &Changes>, Changes>,
-        ) -> Result<T, E>,
-    ) -> Result<(T, Changes), E> {
-        let base = Layered { base: &*self.base, changes: &*self.frozen };
-        let base = Layered { base, changes: &self.changes };
-        let mut tables = Layered { base, changes: Changes::default() };
-        let result = f(&mut tables)?;
-        Ok((result, tables.changes))
-    }
-}
+/// The tables that a request changes: those of the last checkpoint, what is being written, what has changed since, and what it changes.
+type Open<'a> =
+    Located<Layered<Layered<Layered<&'a ReadOnlyTables, &'a Changes>, &'a Changes>, Changes>, &'a RowFiles>;
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -64,10 +56,12 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn open(database: Database, head: Head) -> Result<Self, StateError> {
+    pub(super) fn open(database: Database, rows: RowFiles, head: Head) -> Result<Self, StateError> {
         let base = read_only(&database)?;
-        let current = Current { base, frozen: Arc::default(), changes: Changes::default(), head };
-        Ok(Self { current: RwLock::new(current), database, poisoned: AtomicBool::new(false) })
+        let rows_since = rows.newest();
+        let changes = Changes::default();
+        let current = Current { base, frozen: Arc::default(), rows_since, changes, head };
+        Ok(Self { current: RwLock::new(current), rows, database, poisoned: AtomicBool::new(false) })
     }
 
     #[cfg(test)]
@@ -95,8 +89,7 @@ impl Shared {
         machine: &mut StateMachine,
         blocks: &[Arc<Block>],
     ) -> Result<Vec<BlockOutcome>, StateError> {
-        let (outcomes, changes) =
-            self.read(|current| current.change(|tables| machine.execute(tables, blocks)))?;
+        let (outcomes, changes) = self.change(|tables| machine.execute(tables, blocks))?;
         self.write(|current| {
             current.changes.append(changes);
             current.head = machine.head();
@@ -106,15 +99,13 @@ impl Shared {
 
     /// Trims rows of the history that nobody can read any more, at most so many. For the writer only.
     pub(super) fn trim(&self, machine: &mut StateMachine, rows: usize) -> Result<(), StateError> {
-        let ((), changes) = self.read(|current| {
-            current.change(|tables| {
-                for _ in 0..rows {
-                    if !machine.trim(tables)? {
-                        break;
-                    }
+        let ((), changes) = self.change(|tables| {
+            for _ in 0..rows {
+                if !machine.trim(tables)? {
+                    break;
                 }
-                Ok::<_, kv::Error<StorageError>>(())
-            })
+            }
+            Ok::<_, kv::Error<StorageError>>(())
         })?;
         self.write(|current| current.changes.append(changes));
         Ok(())
@@ -122,14 +113,14 @@ impl Shared {
 
     /// Sets all changes apart for a checkpoint. For the writer only, while no other checkpoint runs.
     pub(super) fn freeze(&self, machine: &mut StateMachine) -> Result<(), StateError> {
-        let ((), changes) = self.read(|current| current.change(|tables| machine.save_recent(tables)))?;
+        let ((), changes) = self.change(|tables| machine.save_recent(tables))?;
         self.set_apart(changes);
         Ok(())
     }
 
     /// The same with a part of what saves the next start work; says whether that was the last one.
     pub(super) fn freeze_part(&self, machine: &mut StateMachine) -> Result<bool, StateError> {
-        let (is_last, changes) = self.read(|current| current.change(|tables| machine.save_part(tables)))?;
+        let (is_last, changes) = self.change(|tables| machine.save_part(tables))?;
         self.set_apart(changes);
         Ok(is_last)
     }
@@ -139,6 +130,7 @@ impl Shared {
             debug_assert_eq!(current.frozen.len(), 0);
             current.changes.append(last);
             current.frozen = Arc::new(std::mem::take(&mut current.changes));
+            current.rows_since = self.rows.newest();
         });
     }
 
@@ -153,6 +145,7 @@ impl Shared {
 
     fn try_write_frozen(&self) -> Result<(), StateError> {
         let frozen = self.read(|current| Arc::clone(&current.frozen));
+        self.rows.sync().map_err(StateError::storage)?;
         let transaction = begin(&self.database)?;
         let mut tables = Tables::open_for_writing(&transaction)?;
         tables.begin_run(frozen.len()).map_err(StateError::storage)?;
@@ -161,11 +154,25 @@ impl Shared {
         drop(tables);
         transaction.commit().map_err(StateError::storage)?;
         let base = read_only(&self.database)?;
-        self.write(|current| {
+        let places = base.ends_of_history().map_err(StateError::storage)?;
+        let released = self.write(|current| {
             current.base = base;
             current.frozen = Arc::default();
+            self.rows.release_before(places.map_or(current.rows_since, |(first, _)| first.file))
         });
-        Ok(())
+        self.rows.remove(&released).map_err(StateError::storage)
+    }
+
+    /// What `f` changes in the tables, and what it returns.
+    fn change<T, E>(&self, f: impl FnOnce(&mut Open<'_>) -> Result<T, E>) -> Result<(T, Changes), E> {
+        self.read(|current| {
+            let base = Layered { base: &*current.base, changes: &*current.frozen };
+            let base = Layered { base, changes: &current.changes };
+            let tables = Layered { base, changes: Changes::default() };
+            let mut tables = Located { tables, rows: &self.rows };
+            let result = f(&mut tables)?;
+            Ok((result, tables.tables.changes))
+        })
     }
 
     fn read<T>(&self, f: impl FnOnce(&Current) -> T) -> T {
@@ -183,7 +190,7 @@ impl Shared {
             let mut changes = Changes::default();
             copy(&current.head, &current.changes, &mut changes);
             let (base, frozen) = (Arc::clone(&current.base), Arc::clone(&current.frozen));
-            View { base, frozen, changes, head: current.head }
+            View { base, frozen, changes, rows: self.rows.files(), head: current.head }
         }))
     }
 }
@@ -199,13 +206,14 @@ struct View {
     base: Arc<ReadOnlyTables>,
     frozen: Arc<Changes>,
     changes: Changes,
+    rows: Arc<Files>,
     head: Head,
 }
 
 impl View {
-    fn tables(&self) -> Layered<Layered<&ReadOnlyTables, &Changes>, &Changes> {
+    fn tables(&self) -> Located<Layered<Layered<&ReadOnlyTables, &Changes>, &Changes>, &Files> {
         let base = Layered { base: &*self.base, changes: &*self.frozen };
-        Layered { base, changes: &self.changes }
+        Located { tables: Layered { base, changes: &self.changes }, rows: &*self.rows }
     }
 }
 

@@ -19,7 +19,7 @@ use redb::{
     TableDefinition, TableError, WriteTransaction,
 };
 
-use super::StateError;
+use super::{StateError, rows::Place};
 
 /// A run's number, big-endian, and a key → its entry, which is empty if the key was removed.
 const RUNS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("runs");
@@ -96,6 +96,17 @@ impl<T: ReadableTable<Bytes, Bytes>> Tables<T> {
 
     fn table_mut(&mut self, table: Table) -> &mut T {
         self.tables.get_mut(table as usize).expect("each table is opened")
+    }
+
+    /// Where the first row of the history and its last one are.
+    pub(super) fn ends_of_history(&self) -> Result<Option<(Place, Place)>, StorageError> {
+        let rows = self.table(Table::History);
+        match (rows.first()?, rows.last()?) {
+            (Some((_, first)), Some((_, last))) => {
+                Ok(Some((Place::decode(first.value())?, Place::decode(last.value())?)))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// What a run has from a key on.

@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     io,
     ops::Bound,
     sync::{
@@ -76,7 +77,7 @@ fn chain(blocks: u64, seed: u64) -> Vec<Arc<Block>> {
         .collect()
 }
 
-/// A disk in memory that loses what was not synced, and can be made to fail.
+/// A disk in memory that loses what was not synced, and can be made to fail: a file, and a folder of such.
 #[derive(Clone, Debug, Default)]
 struct Disk(Arc<DiskState>);
 
@@ -84,7 +85,9 @@ struct Disk(Arc<DiskState>);
 struct DiskState {
     /// What a reader sees, and what a crash leaves.
     contents: Mutex<(Vec<u8>, Vec<u8>)>,
-    failing: AtomicBool,
+    /// Likewise.
+    folder: Mutex<(BTreeMap<u64, Disk>, BTreeMap<u64, Disk>)>,
+    failing: Arc<AtomicBool>,
 }
 
 impl Disk {
@@ -92,16 +95,45 @@ impl Disk {
     fn crashed(&self) -> Self {
         let synced = self.0.contents.lock().unwrap().1.clone();
         let contents = Mutex::new((synced.clone(), synced));
-        Self(Arc::new(DiskState { contents, failing: AtomicBool::new(false) }))
+        let folder: BTreeMap<_, _> =
+            self.0.folder.lock().unwrap().1.iter().map(|(file, disk)| (*file, disk.crashed())).collect();
+        let folder = Mutex::new((folder.clone(), folder));
+        Self(Arc::new(DiskState { contents, folder, failing: Arc::default() }))
     }
 
     fn open(&self) -> StateStore {
         let database = Database::builder().create_with_backend(self.clone()).unwrap();
-        StateStore::open_database(database, Path::new("disk"), CLUSTER, ROOT).unwrap()
+        StateStore::open_database(database, Box::new(self.clone()), Path::new("disk"), CLUSTER, ROOT).unwrap()
     }
 
     fn check(&self) -> io::Result<()> {
         if self.0.failing.load(Ordering::Relaxed) { Err(io::Error::other("broken disk")) } else { Ok(()) }
+    }
+}
+
+impl Folder for Disk {
+    fn open(&self, file: u64) -> io::Result<Arc<dyn StorageBackend>> {
+        self.check()?;
+        let failing = Arc::clone(&self.0.failing);
+        let made = || Self(Arc::new(DiskState { failing, ..DiskState::default() }));
+        Ok(Arc::new(self.0.folder.lock().unwrap().0.entry(file).or_insert_with(made).clone()))
+    }
+
+    fn list(&self) -> io::Result<Vec<u64>> {
+        Ok(self.0.folder.lock().unwrap().0.keys().copied().collect())
+    }
+
+    fn remove(&self, file: u64) -> io::Result<()> {
+        self.check()?;
+        let removed = self.0.folder.lock().unwrap().0.remove(&file);
+        removed.map(drop).ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.check()?;
+        let (files, synced) = &mut *self.0.folder.lock().unwrap();
+        synced.clone_from(files);
+        Ok(())
     }
 }
 
@@ -179,7 +211,7 @@ fn a_tick_makes_a_checkpoint_when_it_is_time_and_there_is_something_to_write() {
 fn runs_hide_what_is_below_and_are_merged() {
     let mut disk = Disk::default();
     let mut database = Database::builder().create_with_backend(disk.clone()).unwrap();
-    let mut expected = std::collections::BTreeMap::new();
+    let mut expected = BTreeMap::new();
     let mut random = 3_u64;
     let mut next = move |below: u64| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -192,7 +224,7 @@ fn runs_hide_what_is_below_and_are_merged() {
         let of = if checkpoint % 7 == 0 { 20 } else { 2000 };
         // For a while most keys are removed again.
         let removed = if (300..400).contains(&checkpoint) { 9 } else { 2 };
-        let changes: std::collections::BTreeMap<_, _> = (0..next(60))
+        let changes: BTreeMap<_, _> = (0..next(60))
             .map(|_| {
                 (
                     format!("k{:05}", next(of)),
