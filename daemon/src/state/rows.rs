@@ -214,7 +214,7 @@ impl RowFiles {
     }
 
     /// Adds a row. For the one writer.
-    fn append(&self, row: &[u8]) -> Result<Place, StorageError> {
+    pub(super) fn append(&self, row: &[u8]) -> Result<Place, StorageError> {
         let end = &mut *self.end();
         if end.offset >= FULL_FILE {
             let number = end.file + 1;

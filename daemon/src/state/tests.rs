@@ -1,3 +1,5 @@
+mod rows;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -99,6 +101,14 @@ impl Disk {
             self.0.folder.lock().unwrap().1.iter().map(|(file, disk)| (*file, disk.crashed())).collect();
         let folder = Mutex::new((folder.clone(), folder));
         Self(Arc::new(DiskState { contents, folder, failing: Arc::default() }))
+    }
+
+    /// The disk after the process was killed: rows are there that no checkpoint knows of.
+    fn killed(&self) -> Self {
+        let killed = self.crashed();
+        let files = self.0.folder.lock().unwrap().0.clone();
+        killed.0.folder.lock().unwrap().0 = files;
+        killed
     }
 
     fn open(&self) -> StateStore {
