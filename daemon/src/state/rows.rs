@@ -80,7 +80,10 @@ impl Place {
 }
 
 fn damaged(what: String) -> StorageError {
-    StorageError::Corrupted(format!("the history: {what}"))
+    StorageError::Corrupted(format!(
+        "the history: {what}; restore state.redb and {DIRECTORY}/ from one backup, or delete state.redb to have both made \
+         anew from the log"
+    ))
 }
 
 /// Where the files are.

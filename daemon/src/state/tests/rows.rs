@@ -87,6 +87,21 @@ fn files_go_with_their_last_rows() {
 }
 
 #[test]
+fn the_first_rows_stay_when_a_checkpoint_from_before_them_ends() {
+    let disk = Disk::default();
+    let mut store = disk.open();
+    store.execute(&[child(ROOT, &[])]).unwrap();
+    store.shared.freeze(&mut store.machine).unwrap();
+    store.execute(&large(store.head().executed, 4)).unwrap();
+    let known = past(&store);
+    store.shared.write_frozen().unwrap();
+    assert_eq!(past(&store), known);
+    store.execute(&large(store.head().executed, 4)).unwrap();
+    store.sync().unwrap();
+    disk.crashed().open().reader().verify().unwrap();
+}
+
+#[test]
 fn whoever_has_files_open_reads_on_when_they_are_removed() {
     let directory = tempfile::tempdir().unwrap();
     let folder = || Box::new(Directory::open(directory.path()).unwrap());
