@@ -61,7 +61,8 @@ use self::{
 pub struct Limits {
     /// What the remembered configurations take, roughly.
     pub bytes: usize,
-    /// Operations tried and configurations compared: a machine does some ten million a second.
+    /// Operations tried and configurations compared: some hundred million a second where most are comparisons, some ten million
+    /// where few are.
     pub steps: u64,
 }
 
