@@ -326,7 +326,8 @@ fn hundreds_of_unknown_outcomes_are_decided() {
         assert!(history.unknown() > 250, "{seed}");
         let judged = check(&history);
         assert_eq!(judged.verdict, Verdict::Linearizable, "{seed}");
-        assert!(judged.steps < 1_000_000, "{seed}: {judged:?}");
+        // Far from the limit.
+        assert!(judged.steps < 100_000_000, "{seed}: {judged:?}");
     }
 }
 
