@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use bytes::Bytes;
 
 use super::{
+    Limits,
     history::{Operation, Outcome},
     partition::Partition,
     search::{Found, search},
@@ -33,10 +34,10 @@ pub struct Counterexample {
 
 impl Counterexample {
     /// Of a part for which there is no order.
-    pub(super) fn of(partition: &Partition<'_>, max_configurations: usize) -> Self {
+    pub(super) fn of(partition: &Partition<'_>, limits: Limits) -> Self {
         let returns = partition.returns();
         // What is known only grows, so from some return on there is no order. A search that is given up shows nothing.
-        let order_until = |last: u64| match search(&partition.problem_until(last), max_configurations).found {
+        let order_until = |last: u64| match search(&partition.problem_until(last), limits).found {
             Found::NoOrder(order) => Some(order),
             Found::Order | Found::GivenUp => None,
         };

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     history::{History, Operation, Outcome},
-    search::{Problem, Sought},
+    problem::{Problem, Sought},
 };
 
 /// The operations on keys that belong together.
@@ -61,7 +61,8 @@ impl Partition<'_> {
             keys.of(key);
         }
         let mut sought = Vec::new();
-        for operation in self.operations.iter().filter(|operation| operation.called <= last) {
+        let called = self.operations.iter().enumerate().filter(|(_, operation)| operation.called <= last);
+        for (number, operation) in called {
             let action =
                 operation.action.map(&mut |key: &Bytes| keys.of(key), &mut |value: &Bytes| values.of(value));
             let answered = match &operation.outcome {
@@ -70,9 +71,9 @@ impl Partition<'_> {
                 }
                 _ => None,
             };
-            sought.push(Sought { action, called: operation.called, answered });
+            sought.push(Sought { number, action, called: operation.called, answered });
         }
-        Problem { keys: self.keys.len(), sought }
+        Problem::of(self.keys.len(), &sought)
     }
 
     /// When operations of this part return, in order.

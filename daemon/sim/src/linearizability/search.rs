@@ -1,94 +1,33 @@
 //! The search for an order: see the module's header.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use super::store::{Action, Answer, Store};
-
-/// The operations of one part, with numbers for keys and values.
-#[derive(Clone, Debug)]
-pub(super) struct Problem {
-    /// How many keys there are.
-    pub keys: usize,
-    /// In the order of their calls.
-    pub sought: Vec<Sought>,
-}
-
-/// An operation that an order is sought for.
-#[derive(Clone, Debug)]
-pub(super) struct Sought {
-    pub action: Action<u32>,
-    pub called: u64,
-    /// When it returned, and its answer; none where its outcome is unknown.
-    pub answered: Option<(u64, Answer<u32>)>,
-}
-
-impl Problem {
-    /// What somebody was told that a key held, or that it did not exist.
-    fn told(&self) -> HashSet<(u32, Option<u32>)> {
-        let answers =
-            self.sought.iter().filter_map(|sought| Some((&sought.action, &sought.answered.as_ref()?.1)));
-        answers.flat_map(|(action, answer)| action.told(answer)).collect()
-    }
-}
-
-impl Sought {
-    /// Whether it changes nothing wherever its answer fits. (A put of the value that is there does, in another place.)
-    fn only_looked(&self) -> bool {
-        self.answered.as_ref().is_some_and(|(_, answer)| self.action.only_looked(answer))
-    }
-}
+use super::{Limits, problem::Problem};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Searched {
     pub found: Found,
     pub configurations: usize,
+    pub steps: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Order,
-    /// The one that explains the most answers, and with the fewest operations: indices of them.
+    /// The one that explains the most answers, and with the fewest operations: their numbers.
     NoOrder(Vec<usize>),
     GivenUp,
 }
 
-/// Each key's value.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct State(Box<[Option<u32>]>);
-
-impl Store<u32> for State {
-    fn get(&self, key: &u32) -> Option<u32> {
-        self.0.get(*key as usize).copied().flatten()
-    }
-
-    fn set(&mut self, key: &u32, value: Option<u32>) {
-        if let Some(place) = self.0.get_mut(*key as usize) {
-            *place = value;
-        }
-    }
-}
-
-/// Looks for an order. First for one in which nothing happened that nobody knows of, which takes much less.
-pub(super) fn search(problem: &Problem, max_configurations: usize) -> Searched {
-    let told = problem.told();
-    let is_likely = |sought: &&Sought| {
-        sought.answered.is_some() || sought.action.effects().iter().any(|effect| told.contains(effect))
-    };
-    let likely: Vec<_> = problem.sought.iter().filter(is_likely).cloned().collect();
-    let mut spent = 0;
-    if likely.len() < problem.sought.len() {
-        let problem = Problem { keys: problem.keys, sought: likely };
-        let mut search = Search::new(&problem);
-        let found = search.run(max_configurations);
-        spent = search.configurations;
-        if found == Found::Order {
-            return Searched { found, configurations: spent };
-        }
-    }
+/// Looks for an order.
+pub(super) fn search(problem: &Problem, limits: Limits) -> Searched {
     let mut search = Search::new(problem);
-    let found = search.run(max_configurations);
-    Searched { found, configurations: spent + search.configurations }
+    let found = search.run(limits);
+    Searched { found, configurations: search.configurations, steps: search.steps }
 }
+
+/// What the allocator and the table add to what is remembered, about.
+const ALLOCATION: usize = 16;
 
 /// A call or a return that is not accounted for yet, in a list of them in their order. The list's ends are one place of its own.
 #[derive(Clone, Copy, Debug)]
@@ -97,32 +36,52 @@ struct Link {
     next: usize,
 }
 
+/// What may come next.
+#[derive(Clone, Copy, Debug)]
+enum Candidate {
+    /// From this place of the list on: an operation with an answer.
+    Answered(usize),
+    /// When all of these were tried: one of unknown outcome, of this kind or a later one.
+    Unknown(usize),
+}
+
 /// A choice that was made.
 struct Choice {
-    operation: usize,
+    taken: Taken,
     /// The state before it.
     state: usize,
     /// Whether nothing else need be tried in its place.
     is_forced: bool,
 }
 
-/// A set of operations.
-type Bits = Box<[u64]>;
+#[derive(Clone, Copy, Debug)]
+enum Taken {
+    /// An answered operation.
+    Answered(usize),
+    /// The next one of a kind of unknown outcome.
+    Unknown(usize),
+}
+
+/// Each key's value.
+type State = Box<[Option<u32>]>;
 
 struct Search<'a> {
     problem: &'a Problem,
-    /// The calls' places are twice their operations' numbers, and the returns' one more; the last one is the list's ends.
+    /// The calls' places are twice the answered operations' indices, and the returns' one more; the last one is the list's ends.
     links: Vec<Link>,
     /// How many answered operations are not accounted for.
     left: usize,
     /// The answered operations that were executed, a bit each, and then the state's number: what is looked up in `seen`.
-    executed: Bits,
-    /// Those of unknown outcome that were.
-    supposed: Bits,
-    /// What led nowhere. Where fewer operations of unknown outcome were supposed to have been executed, more are left to
-    /// choose from: so a configuration is no better than one that supposes less.
-    seen: HashMap<Bits, Vec<Bits>>,
+    executed: Box<[u64]>,
+    /// How many of each kind of unknown outcome were.
+    supposed: Box<[u32]>,
+    /// What led nowhere. Where fewer of each kind of unknown outcome were supposed to have been executed, more are left to
+    /// choose from, and earlier ones: so a configuration is no better than one that supposes less.
+    seen: HashMap<Box<[u64]>, Vec<Box<[u32]>>>,
     configurations: usize,
+    /// What `seen` and the states take.
+    bytes: usize,
+    steps: u64,
     states: Vec<State>,
     numbers: HashMap<State, usize>,
     state: usize,
@@ -134,14 +93,10 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(problem: &'a Problem) -> Self {
-        let count = problem.sought.len();
-        let mut events = Vec::new();
-        for (number, sought) in problem.sought.iter().enumerate() {
-            events.push((sought.called, 2 * number));
-            if let Some((returned, _)) = &sought.answered {
-                events.push((*returned, 2 * number + 1));
-            }
-        }
+        let count = problem.answered.len();
+        let calls = problem.answered.iter().enumerate().map(|(at, it)| (it.called, 2 * at));
+        let returns = problem.answered.iter().enumerate().map(|(at, it)| (it.returned, 2 * at + 1));
+        let mut events: Vec<_> = calls.chain(returns).collect();
         events.sort_unstable();
         let ends = 2 * count;
         let mut links = vec![Link { previous: ends, next: ends }; ends + 1];
@@ -153,15 +108,17 @@ impl<'a> Search<'a> {
         }
         links[previous].next = ends;
         links[ends].previous = previous;
-        let state = State(vec![None; problem.keys].into());
+        let state: State = vec![None; problem.keys].into();
         Self {
             problem,
             links,
-            left: problem.sought.iter().filter(|sought| sought.answered.is_some()).count(),
+            left: count,
             executed: vec![0; count.div_ceil(64) + 1].into(),
-            supposed: vec![0; count.div_ceil(64)].into(),
+            supposed: vec![0; problem.unknown.len()].into(),
             seen: HashMap::new(),
             configurations: 0,
+            bytes: 0,
+            steps: 0,
             numbers: HashMap::from([(state.clone(), 0)]),
             states: vec![state],
             state: 0,
@@ -171,31 +128,53 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn run(&mut self, max_configurations: usize) -> Found {
-        let answered = self.left;
-        let mut place = self.advance();
+    fn run(&mut self, limits: Limits) -> Found {
+        let mut candidate = self.advance();
         while self.left > 0 {
-            if self.is_call(place) {
-                let is_taken = self.try_call(place / 2);
-                place = if is_taken { self.advance() } else { self.links[place].next };
-                if self.configurations > max_configurations {
-                    return Found::GivenUp;
+            self.steps += 1;
+            if self.bytes > limits.bytes || self.steps > limits.steps {
+                return Found::GivenUp;
+            }
+            candidate = match candidate {
+                Candidate::Answered(place) if self.is_call(place) => match self.try_answered(place / 2) {
+                    true => self.advance(),
+                    false => Candidate::Answered(self.links[place].next),
+                },
+                // A return: its operation must come before it, and none that was answered fits.
+                Candidate::Answered(_) => {
+                    self.note_longest();
+                    Candidate::Unknown(0)
                 }
-                continue;
-            }
-            // A return: its operation must come before it, and none that may come next fits.
-            let explained = answered - self.left;
-            let is_further = explained > self.reached;
-            if is_further || explained == self.reached && self.chosen.len() < self.longest.len() {
-                self.reached = explained;
-                self.longest = self.chosen.iter().map(|choice| choice.operation).collect();
-            }
-            match self.go_back() {
-                Some(next) => place = next,
-                None => return Found::NoOrder(std::mem::take(&mut self.longest)),
-            }
+                Candidate::Unknown(kind) if kind < self.problem.unknown.len() => {
+                    match self.try_unknown(kind) {
+                        true => self.advance(),
+                        false => Candidate::Unknown(kind + 1),
+                    }
+                }
+                Candidate::Unknown(_) => match self.go_back() {
+                    Some(next) => next,
+                    None => return Found::NoOrder(std::mem::take(&mut self.longest)),
+                },
+            };
         }
         Found::Order
+    }
+
+    fn note_longest(&mut self) {
+        let explained = self.problem.answered.len() - self.left;
+        if explained < self.reached || explained == self.reached && self.chosen.len() >= self.longest.len() {
+            return;
+        }
+        self.reached = explained;
+        let mut taken = vec![0; self.problem.unknown.len()];
+        let number = |choice: &Choice| match choice.taken {
+            Taken::Answered(at) => self.problem.answered[at].number,
+            Taken::Unknown(kind) => {
+                taken[kind] += 1;
+                self.problem.unknown[kind].members[taken[kind] - 1].1
+            }
+        };
+        self.longest = self.chosen.iter().map(number).collect();
     }
 
     fn ends(&self) -> usize {
@@ -206,36 +185,58 @@ impl<'a> Search<'a> {
         place.is_multiple_of(2) && place != self.ends()
     }
 
-    /// Takes everything that fits and only looked. Answers with the first place of the list.
-    fn advance(&mut self) -> usize {
+    /// Takes everything that fits and only looks. Answers with the first candidate of what is left.
+    fn advance(&mut self) -> Candidate {
         let mut place = self.links[self.ends()].next;
         while self.is_call(place) {
-            let operation = place / 2;
-            if self.problem.sought[operation].only_looked() && self.outcome(operation).is_some() {
-                self.choose(operation, self.state, true);
+            let change = &self.problem.answered[place / 2].change;
+            if change.only_looks() && change.writes_in(&self.states[self.state]).is_some() {
+                self.choose(Taken::Answered(place / 2), self.state, true);
                 // Others may be called before what is now the first return.
                 place = self.links[self.ends()].next;
             } else {
                 place = self.links[place].next;
             }
         }
-        self.links[self.ends()].next
+        Candidate::Answered(self.links[self.ends()].next)
     }
 
-    /// Executes an operation, where it fits and leads to something new.
-    fn try_call(&mut self, operation: usize) -> bool {
-        let Some(next) = self.outcome(operation) else { return false };
-        let is_unknown = self.problem.sought[operation].answered.is_none();
-        if next == self.state && is_unknown {
+    /// Executes an answered operation, where it fits and leads to something new.
+    fn try_answered(&mut self, at: usize) -> bool {
+        let problem = self.problem;
+        let Some(writes) = problem.answered[at].change.writes_in(&self.states[self.state]) else {
+            return false;
+        };
+        let next = self.number_after(writes);
+        self.choose(Taken::Answered(at), next, false);
+        self.is_news() || self.undo_last()
+    }
+
+    /// The same for the next operation of a kind of unknown outcome, where it changes something.
+    fn try_unknown(&mut self, kind: usize) -> bool {
+        let problem = self.problem;
+        let alike = &problem.unknown[kind];
+        let may_be_next = |(called, _): &(u64, usize)| *called < self.deadline();
+        if !alike.members.get(self.supposed[kind] as usize).is_some_and(may_be_next) {
+            return false;
+        }
+        let Some(writes) = alike.change.writes_in(&self.states[self.state]) else { return false };
+        let next = self.number_after(writes);
+        if next == self.state {
             // It would be for nothing.
             return false;
         }
-        self.choose(operation, next, false);
-        if self.is_news() {
-            return true;
+        self.choose(Taken::Unknown(kind), next, false);
+        self.is_news() || self.undo_last()
+    }
+
+    /// The first return that is not accounted for.
+    fn deadline(&self) -> u64 {
+        let mut place = self.links[self.ends()].next;
+        while self.is_call(place) {
+            place = self.links[place].next;
         }
-        self.go_back();
-        false
+        self.problem.answered.get(place / 2).map_or(u64::MAX, |it| it.returned)
     }
 
     /// Remembers the configuration, unless one that is as good was seen.
@@ -243,69 +244,88 @@ impl<'a> Search<'a> {
         if let Some(last) = self.executed.last_mut() {
             *last = self.state as u64;
         }
+        let supposed = &self.supposed;
+        let bytes = size_of::<Box<[u32]>>() + size_of_val::<[u32]>(supposed) + ALLOCATION;
         let Some(seen) = self.seen.get_mut(&self.executed) else {
             self.configurations += 1;
-            self.seen.insert(self.executed.clone(), vec![self.supposed.clone()]);
+            let entry = size_of::<(Box<[u64]>, Vec<Box<[u32]>>)>() + size_of_val::<[u64]>(&self.executed);
+            self.bytes += entry + 2 * ALLOCATION + bytes;
+            self.seen.insert(self.executed.clone(), vec![supposed.clone()]);
             return true;
         };
-        let supposed = &self.supposed;
-        if seen.iter().any(|less| is_subset(less, supposed)) {
+        self.steps += seen.len() as u64;
+        if seen.iter().any(|less| is_at_most(less, supposed)) {
             return false;
         }
         let before = seen.len();
-        seen.retain(|more| !is_subset(supposed, more));
+        seen.retain(|more| !is_at_most(supposed, more));
         seen.push(supposed.clone());
-        self.configurations += seen.len() - before.min(seen.len());
+        let more = seen.len().saturating_sub(before);
+        self.configurations += more;
+        self.bytes += more * bytes;
         true
     }
 
-    /// The state after an operation, where its answer fits.
-    fn outcome(&mut self, operation: usize) -> Option<usize> {
-        let sought = &self.problem.sought[operation];
+    /// The number of the state after some writes.
+    fn number_after(&mut self, writes: &[(u32, Option<u32>)]) -> usize {
         let mut state = self.states[self.state].clone();
-        let answer = sought.action.apply(&mut state);
-        if sought.answered.as_ref().is_some_and(|(_, seen)| *seen != answer) {
-            return None;
+        for (key, value) in writes {
+            if let Some(place) = state.get_mut(*key as usize) {
+                *place = *value;
+            }
         }
         if let Some(number) = self.numbers.get(&state) {
-            return Some(*number);
+            return *number;
         }
+        self.bytes += 2 * (size_of::<(State, usize)>() + size_of_val::<[Option<u32>]>(&state) + ALLOCATION);
         self.states.push(state.clone());
         self.numbers.insert(state, self.states.len() - 1);
-        Some(self.states.len() - 1)
+        self.states.len() - 1
     }
 
-    fn choose(&mut self, operation: usize, next: usize, is_forced: bool) {
-        self.chosen.push(Choice { operation, state: self.state, is_forced });
+    fn choose(&mut self, taken: Taken, next: usize, is_forced: bool) {
+        self.chosen.push(Choice { taken, state: self.state, is_forced });
         self.state = next;
-        self.unlink(2 * operation);
-        if self.problem.sought[operation].answered.is_some() {
-            self.executed[operation / 64] |= 1 << (operation % 64);
-            self.unlink(2 * operation + 1);
-            self.left -= 1;
-        } else {
-            self.supposed[operation / 64] |= 1 << (operation % 64);
+        match taken {
+            Taken::Answered(at) => {
+                self.executed[at / 64] |= 1 << (at % 64);
+                self.unlink(2 * at);
+                self.unlink(2 * at + 1);
+                self.left -= 1;
+            }
+            Taken::Unknown(kind) => self.supposed[kind] += 1,
         }
     }
 
-    /// Undoes the last choice that has alternatives, and answers with the place after it.
-    fn go_back(&mut self) -> Option<usize> {
+    /// Undoes the last choice that has alternatives, and answers with the candidate after it.
+    fn go_back(&mut self) -> Option<Candidate> {
         loop {
-            let Choice { operation, state, is_forced } = self.chosen.pop()?;
+            let Choice { taken, state, is_forced } = self.chosen.pop()?;
             self.state = state;
-            if self.problem.sought[operation].answered.is_some() {
-                self.executed[operation / 64] &= !(1 << (operation % 64));
-                // In reverse, so that each finds its neighbours as it left them.
-                self.relink(2 * operation + 1);
-                self.left += 1;
-            } else {
-                self.supposed[operation / 64] &= !(1 << (operation % 64));
-            }
-            self.relink(2 * operation);
+            let next = match taken {
+                Taken::Answered(at) => {
+                    self.executed[at / 64] &= !(1 << (at % 64));
+                    // In reverse, so that each finds its neighbours as it left them.
+                    self.relink(2 * at + 1);
+                    self.relink(2 * at);
+                    self.left += 1;
+                    Candidate::Answered(self.links[2 * at].next)
+                }
+                Taken::Unknown(kind) => {
+                    self.supposed[kind] -= 1;
+                    Candidate::Unknown(kind + 1)
+                }
+            };
             if !is_forced {
-                return Some(self.links[2 * operation].next);
+                return Some(next);
             }
         }
+    }
+
+    /// The last choice led to nothing new.
+    fn undo_last(&mut self) -> bool {
+        self.go_back();
+        false
     }
 
     fn unlink(&mut self, place: usize) {
@@ -321,6 +341,6 @@ impl<'a> Search<'a> {
     }
 }
 
-fn is_subset(one: &[u64], other: &[u64]) -> bool {
-    one.iter().zip(other).all(|(one, other)| one & !other == 0)
+fn is_at_most(one: &[u32], other: &[u32]) -> bool {
+    one.iter().zip(other).all(|(one, other)| one <= other)
 }

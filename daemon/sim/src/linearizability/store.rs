@@ -118,60 +118,24 @@ impl<B: Clone + Eq> Action<B> {
             Self::Transaction(transaction) => transaction.apply(store),
         }
     }
+}
 
-    /// What keys may hold because of it; none where a key does not exist.
-    pub(super) fn effects(&self) -> Vec<(B, Option<B>)> {
-        let steps = match self {
-            Self::Step(step) => vec![step],
-            Self::Transaction(Transaction { then, otherwise, .. }) => then.iter().chain(otherwise).collect(),
-        };
-        let effect = |step: &Step<B>| match step {
-            Step::Put { key, value } => Some((key.clone(), Some(value.clone()))),
-            Step::Delete { key } => Some((key.clone(), None)),
-            Step::Get { .. } => None,
-        };
-        steps.into_iter().filter_map(effect).collect()
-    }
-
-    /// What an answer says that keys held, or that they did not exist.
-    pub(super) fn told(&self, answer: &Answer<B>) -> Vec<(B, Option<B>)> {
-        let mut told = Vec::new();
-        let mut tell = |step: &Step<B>, answer: &Answer<B>| match (step, answer) {
-            (Step::Get { key }, Answer::Found(value)) => told.push((key.clone(), value.clone())),
-            (Step::Delete { key }, Answer::Deleted(0)) => told.push((key.clone(), None)),
-            _ => {}
-        };
-        match (self, answer) {
-            (Self::Step(step), answer) => tell(step, answer),
-            (
-                Self::Transaction(Transaction { compare, then, otherwise }),
-                Answer::Taken { succeeded, steps },
-            ) => {
-                let taken = if *succeeded { then } else { otherwise };
-                taken.iter().zip(steps).for_each(|(step, answer)| tell(step, answer));
-                for Compare { key, test } in compare.iter().filter(|_| *succeeded) {
-                    match test {
-                        Test::Equals(value) => told.push((key.clone(), Some(value.clone()))),
-                        Test::IsAbsent => told.push((key.clone(), None)),
-                        Test::Exists | Test::Differs(_) => {}
-                    }
-                }
-            }
-            (Self::Transaction(_), _) => {}
+impl<B: Eq> Test<B> {
+    /// Whether it holds of a key with this value, or of one that does not exist.
+    pub(super) fn holds(&self, value: Option<&B>) -> bool {
+        match (value, self) {
+            (value, Self::Exists) => value.is_some(),
+            (value, Self::IsAbsent) => value.is_none(),
+            (Some(value), Self::Equals(asked)) => value == asked,
+            (Some(value), Self::Differs(asked)) => value != asked,
+            (None, Self::Equals(_) | Self::Differs(_)) => false,
         }
-        told
     }
 }
 
 impl<B: Clone + Eq> Transaction<B> {
     fn apply(&self, store: &mut impl Store<B>) -> Answer<B> {
-        let holds = |compare: &Compare<B>| match (store.get(&compare.key), &compare.test) {
-            (value, Test::Exists) => value.is_some(),
-            (value, Test::IsAbsent) => value.is_none(),
-            (Some(value), Test::Equals(asked)) => value == *asked,
-            (Some(value), Test::Differs(asked)) => value != *asked,
-            (None, Test::Equals(_) | Test::Differs(_)) => false,
-        };
+        let holds = |compare: &Compare<B>| compare.test.holds(store.get(&compare.key).as_ref());
         let succeeded = self.compare.iter().all(holds);
         let steps = if succeeded { &self.then } else { &self.otherwise };
         Answer::Taken { succeeded, steps: steps.iter().map(|step| step.apply(store)).collect() }
@@ -217,18 +181,6 @@ impl<B> Action<B> {
         }
     }
 
-    /// Whether it changes nothing wherever it gets this answer.
-    pub(super) fn only_looked(&self, answer: &Answer<B>) -> bool {
-        match (self, answer) {
-            (Self::Step(step), answer) => step.only_looked(answer),
-            (Self::Transaction(Transaction { then, otherwise, .. }), Answer::Taken { succeeded, steps }) => {
-                let taken = if *succeeded { then } else { otherwise };
-                taken.iter().zip(steps).all(|(step, answer)| step.only_looked(answer))
-            }
-            (Self::Transaction(_), _) => false,
-        }
-    }
-
     /// The same with keys and values held in another way.
     pub(super) fn map<C>(
         &self,
@@ -265,19 +217,12 @@ impl<B> Step<B> {
         }
     }
 
-    fn only_looked(&self, answer: &Answer<B>) -> bool {
-        match (self, answer) {
-            (Self::Put { .. }, _) => false,
-            (Self::Get { .. }, _) => true,
-            (Self::Delete { .. }, answer) => matches!(answer, Answer::Deleted(0)),
-        }
-    }
-
     fn writes(&self) -> bool {
         !matches!(self, Self::Get { .. })
     }
 
-    fn key(&self) -> &B {
+    /// The key that it is about.
+    pub(super) fn key(&self) -> &B {
         match self {
             Self::Put { key, .. } | Self::Get { key } | Self::Delete { key } => key,
         }

@@ -13,7 +13,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Action, Answer, Compare, Counterexample, History, Step, Test, Transaction, Verdict, check, check_within,
+    Action, Answer, Compare, Counterexample, History, Limits, Step, Test, Transaction, Verdict, Workload,
+    check, check_within,
     kv::{to_action, to_answer, to_operation},
     partition,
 };
@@ -226,12 +227,22 @@ fn text_of(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Many changes at once, each of an unknown outcome, and a value that none of them wrote.
+/// If a key has the one value, it gets the other.
+fn compare_and_set(key: &str, from: &str, to: &str) -> Action {
+    Action::Transaction(Transaction {
+        compare: vec![Compare { key: b(key), test: Test::Equals(b(from)) }],
+        then: vec![Step::Put { key: b(key), value: b(to) }],
+        otherwise: vec![],
+    })
+}
+
+/// A walk that may take each of many ways once, and a place where none of them leads: all simple paths are tried.
 fn hard() -> History {
-    let mut history = History::default();
-    for client in 0..14 {
-        let _unknown = history.call(client, put("a", &client.to_string()));
-        let _unknown = history.call(client, move_value("a", "b", &client.to_string()));
+    let mut history = one_by_one(vec![(put("a", "0"), Answer::Put)]);
+    for from in 0..12 {
+        for to in (0..12).filter(|to| *to != from) {
+            let _unknown = history.call(1, compare_and_set("a", &from.to_string(), &to.to_string()));
+        }
     }
     let ticket = history.call(99, get("a"));
     history.answer(ticket, found("nobody's"));
@@ -240,14 +251,84 @@ fn hard() -> History {
 
 #[test]
 fn a_search_that_takes_too_much_is_given_up_and_says_so() {
-    let judged = check_within(&hard(), 1_000);
+    let few_bytes = Limits { bytes: 100_000, ..Limits::default() };
+    let judged = check_within(&hard(), few_bytes);
     assert_eq!(judged.verdict, Verdict::Unknown);
-    assert!(judged.configurations <= 1_001, "{judged:?}");
+    // Each has a count of 4 bytes for each of 132 kinds.
+    assert!((100..200).contains(&judged.configurations), "{judged:?}");
+    let few_steps = Limits { steps: 5_000, ..Limits::default() };
+    let judged = check_within(&hard(), few_steps);
+    assert_eq!(judged.verdict, Verdict::Unknown);
+    assert!((5_000..6_000).contains(&judged.steps), "{judged:?}");
     // A part that fails is found all the same.
     let mut worse = hard();
     let ticket = worse.call(100, get("z"));
     worse.answer(ticket, found("7"));
-    assert!(matches!(check_within(&worse, 1_000).verdict, Verdict::NotLinearizable(_)));
+    assert!(matches!(check_within(&worse, few_steps).verdict, Verdict::NotLinearizable(_)));
+}
+
+/// How many operations of unknown outcome are left of each kind.
+fn kinds(history: &History) -> Vec<usize> {
+    let [part] = &partition::partitions(history)[..] else { panic!("one part") };
+    let mut kinds: Vec<_> = part.problem().unknown.iter().map(|alike| alike.members.len()).collect();
+    kinds.sort_unstable();
+    kinds
+}
+
+#[test]
+fn changes_that_nobody_tells_apart_are_one_kind() {
+    let mut history = History::default();
+    for value in ["1", "2", "3"] {
+        let _unknown = history.call(1, put("a", value));
+        // Nobody else writes what it compares with: it only looks.
+        let _unknown = history.call(1, move_value("b", "a", &format!("{value}0")));
+    }
+    assert_eq!(kinds(&history), [3]);
+    // It can only fail, and then it writes what it was to compare with.
+    let mut upsert = compare_and_set("a", "7", "8");
+    if let Action::Transaction(transaction) = &mut upsert {
+        transaction.otherwise = vec![Step::Put { key: b("a"), value: b("7") }];
+    }
+    let _unknown = history.call(1, upsert);
+    assert_eq!(kinds(&history), [4]);
+    // One is told of, and one is compared with where that may hold; a value of another key is another.
+    let ticket = history.call(1, get("a"));
+    history.answer(ticket, found("1"));
+    assert_eq!(kinds(&history), [1, 3]);
+    let _unknown = history.call(1, compare_and_set("a", "2", "9"));
+    assert_eq!(kinds(&history), [1, 1, 1, 2]);
+    let ticket = history.call(1, move_value("a", "b", "3"));
+    history.answer(ticket, Answer::Taken { succeeded: false, steps: vec![found("1")] });
+    let _unknown = history.call(1, put("b", "8"));
+    assert_eq!(kinds(&history), [1, 1, 1, 1, 1, 1]);
+}
+
+/// Clients of the simulated runs, none of whom gets an answer for long: the plain search takes forever.
+#[test]
+fn hundreds_of_unknown_outcomes_are_decided() {
+    for seed in 0..40 {
+        let mut work = Workload::new(seed, "");
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut history = History::default();
+        let mut store = BTreeMap::new();
+        for number in 0..600 {
+            let action = work.draw();
+            let ticket = history.call(number, action.clone());
+            // Sometimes it happens and nobody is told, and sometimes not at all.
+            if number % 100 > 80 {
+                let answer = action.apply(&mut store);
+                work.learn(&action, &answer);
+                history.answer(ticket, answer);
+            } else if random.random_bool(0.5) {
+                action.apply(&mut store);
+            }
+        }
+        assert!(history.unknown() > 250, "{seed}");
+        let judged = check(&history);
+        assert_eq!(judged.verdict, Verdict::Linearizable, "{seed}");
+        // Far from the limit.
+        assert!(judged.steps < 100_000_000, "{seed}: {judged:?}");
+    }
 }
 
 #[test]
