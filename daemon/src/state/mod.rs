@@ -16,6 +16,7 @@
 
 mod changes;
 mod reader;
+mod space;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -37,7 +38,7 @@ use bftd_core::{
 use redb::{Database, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 
 pub use self::reader::{Answers, StateReader};
-use self::{reader::Shared, tables::Tables};
+use self::{reader::Shared, space::File, tables::Tables};
 
 /// The file in the data directory.
 pub const FILE_NAME: &str = "state.redb";
@@ -144,32 +145,29 @@ pub struct StateStore {
 impl StateStore {
     /// Opens the state in a data directory, or creates it: the empty state after `root`.
     ///
-    /// After a crash this reads all keys, some two seconds for a million; after [`StateStore::close`] a quarter of it.
+    /// After a crash this reads all keys, some two seconds for a million; after [`StateStore::close`] a quarter of it. Where most of
+    /// the file is free, that is given back to the file system first, which may take longer (`space`).
     ///
     /// # Errors
     /// The file is in use, another cluster's, damaged, or unreadable.
     pub fn open(directory: &Path, cluster: ClusterId, root: BlockRef) -> Result<Self, StateError> {
-        let path = directory.join(FILE_NAME);
-        let database = match Database::builder().set_cache_size(CACHE).create(&path) {
-            Ok(database) => database,
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StateError::InUse(path)),
-            Err(error) => return Err(StateError::storage(error)),
-        };
-        Self::open_database(database, directory, cluster, root)
+        Self::open_file(&directory.join(FILE_NAME), directory, cluster, root)
     }
 
-    fn open_database(
-        database: Database,
+    fn open_file(
+        file: &impl File,
         directory: &Path,
         cluster: ClusterId,
         root: BlockRef,
     ) -> Result<Self, StateError> {
+        let database = file.open()?;
         let transaction = begin(&database)?;
         claim(&transaction, directory, cluster)?;
         let mut tables = Tables::open_for_writing(&transaction)?;
         let machine = StateMachine::open(&mut tables, root)?;
         drop(tables);
         transaction.commit().map_err(StateError::storage)?;
+        let database = space::give_back(database, file, machine.head().used)?;
         let shared = Arc::new(Shared::open(database, machine.head())?);
         Ok(Self {
             machine,

@@ -3,7 +3,7 @@ use std::{
     ops::Bound,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
 };
@@ -22,15 +22,15 @@ use redb::StorageBackend;
 
 use super::*;
 
-const CLUSTER: ClusterId = ClusterId(Digest([1; 32]));
-const ROOT: BlockRef = BlockRef { term: Term(0), index: Index(0), digest: Digest([7; 32]) };
+pub(super) const CLUSTER: ClusterId = ClusterId(Digest([1; 32]));
+pub(super) const ROOT: BlockRef = BlockRef { term: Term(0), index: Index(0), digest: Digest([7; 32]) };
 
-fn put(key: impl Into<String>, value: impl Into<String>) -> Operation {
+pub(super) fn put(key: impl Into<String>, value: impl Into<String>) -> Operation {
     Operation::put(key.into().into(), value.into().into())
 }
 
 /// A block of one unsigned batch: signatures are no business of the state.
-fn child(parent: BlockRef, operations: &[Operation]) -> Arc<Block> {
+pub(super) fn child(parent: BlockRef, operations: &[Operation]) -> Arc<Block> {
     let batches = vec![Arc::new(Batch {
         origin: MemberId(1),
         incarnation: Incarnation(1),
@@ -78,30 +78,64 @@ fn chain(blocks: u64, seed: u64) -> Vec<Arc<Block>> {
 
 /// A disk in memory that loses what was not synced, and can be made to fail.
 #[derive(Clone, Debug, Default)]
-struct Disk(Arc<DiskState>);
+pub(super) struct Disk(Arc<DiskState>);
 
 #[derive(Debug, Default)]
 struct DiskState {
     /// What a reader sees, and what a crash leaves.
     contents: Mutex<(Vec<u8>, Vec<u8>)>,
     failing: AtomicBool,
+    /// How often it was written, made longer or shorter, or synced.
+    steps: AtomicU64,
+    /// The step that fails, counted from 1, and how.
+    fails_at: Mutex<Option<(u64, io::ErrorKind)>>,
 }
 
 impl Disk {
     /// The disk after a crash: unsynced writes are lost.
-    fn crashed(&self) -> Self {
+    pub(super) fn crashed(&self) -> Self {
         let synced = self.0.contents.lock().unwrap().1.clone();
         let contents = Mutex::new((synced.clone(), synced));
-        Self(Arc::new(DiskState { contents, failing: AtomicBool::new(false) }))
+        Self(Arc::new(DiskState { contents, ..DiskState::default() }))
     }
 
-    fn open(&self) -> StateStore {
-        let database = Database::builder().create_with_backend(self.clone()).unwrap();
-        StateStore::open_database(database, Path::new("disk"), CLUSTER, ROOT).unwrap()
+    pub(super) fn steps(&self) -> u64 {
+        self.0.steps.load(Ordering::Relaxed)
+    }
+
+    /// Lets the n-th step from now on fail, n counted from 1; those after it don't.
+    pub(super) fn fail_at(&self, step: u64, kind: io::ErrorKind) {
+        *self.0.fails_at.lock().unwrap() = Some((self.steps() + step, kind));
+    }
+
+    fn step(&self) -> io::Result<()> {
+        let step = self.0.steps.fetch_add(1, Ordering::Relaxed) + 1;
+        match *self.0.fails_at.lock().unwrap() {
+            Some((at, kind)) if at == step => Err(kind.into()),
+            _ => self.check(),
+        }
+    }
+
+    pub(super) fn open(&self) -> StateStore {
+        StateStore::open_file(self, Path::new("disk"), CLUSTER, ROOT).unwrap()
     }
 
     fn check(&self) -> io::Result<()> {
         if self.0.failing.load(Ordering::Relaxed) { Err(io::Error::other("broken disk")) } else { Ok(()) }
+    }
+}
+
+impl File for Disk {
+    fn open(&self) -> Result<Database, StateError> {
+        Database::builder().create_with_backend(self.clone()).map_err(StateError::storage)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.len()
+    }
+
+    fn name(&self) -> String {
+        "disk".to_owned()
     }
 }
 
@@ -120,20 +154,20 @@ impl StorageBackend for Disk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check()?;
+        self.step()?;
         self.0.contents.lock().unwrap().0.resize(len as usize, 0);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.check()?;
+        self.step()?;
         let (contents, synced) = &mut *self.0.contents.lock().unwrap();
         synced.clone_from(contents);
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check()?;
+        self.step()?;
         let offset = offset as usize;
         self.0.contents.lock().unwrap().0[offset..offset + data.len()].copy_from_slice(data);
         Ok(())

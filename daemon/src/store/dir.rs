@@ -8,10 +8,11 @@ use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
+use bftd_client::DiskUse;
 use bftd_core::crypto::ClusterId;
 use serde::{Deserialize, Serialize};
 
@@ -137,6 +138,18 @@ impl DataDir {
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         sync_directory(&self.path)
     }
+}
+
+/// What the files in a data directory take of the disk; nothing where they can't be looked at.
+pub fn disk_use(directory: &Path) -> DiskUse {
+    let size = |name| fs::metadata(directory.join(name)).map_or(0, |found| size_on_disk(&found));
+    let log = WAL.into_iter().chain([LOG]).map(size).sum();
+    DiskUse { state: size(crate::state::FILE_NAME), log }
+}
+
+/// How many bytes of the disk a file takes: less than its length where it has holes, and redb lets files grow ahead of what it writes.
+pub(crate) fn size_on_disk(found: &fs::Metadata) -> u64 {
+    found.blocks() * 512
 }
 
 fn sync_directory(path: &Path) -> Result<(), StoreError> {
