@@ -73,19 +73,26 @@ fn opening_gives_back_what_is_free_and_does_so_once() {
 fn what_could_not_be_given_back_is_not_tried_again() {
     let (disk, head) = mostly_free();
     let before = disk.size().unwrap();
-    let about = |change: &dyn Fn(&mut redb::Table<'_, &str, &[u8]>)| {
+    // Notes it, or that nothing is known, and says whether there was a note.
+    let note = |left: Option<u64>| {
         let database = File::open(&disk).unwrap();
         let transaction = begin(&database).unwrap();
-        change(&mut transaction.open_table(ABOUT).unwrap());
+        let mut about = transaction.open_table(ABOUT).unwrap();
+        let was_noted = about.remove(LEFT).unwrap().is_some();
+        if let Some(left) = left {
+            about.insert(LEFT, left.to_be_bytes().as_slice()).unwrap();
+        }
+        drop(about);
         transaction.commit().unwrap();
+        was_noted
     };
-    about(&|about| drop(about.insert(LEFT, before.to_be_bytes().as_slice()).unwrap()));
+    note(Some(before));
     drop(disk.open());
     assert!(disk.size().unwrap() > before / 2);
-    about(&|about| drop(about.remove(LEFT).unwrap()));
+    note(None);
     drop(disk.open());
     assert!(disk.size().unwrap() < before / 2);
-    about(&|about| assert!(about.remove(LEFT).unwrap().is_some(), "it is noted"));
+    assert!(note(None));
     check(&disk, head);
 }
 
