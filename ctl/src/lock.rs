@@ -36,7 +36,7 @@ const GRACE: Duration = Duration::from_secs(5);
                         the number of the signal that ended the command"
 )]
 pub(crate) struct Lock {
-    /// The lock's name: its holders' keys are NAME/ID
+    /// The lock's name: its holders' keys are NAME/ID, and no other keys may be below NAME/
     name: String,
     /// How long the lock stays held after its holder was heard last
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]

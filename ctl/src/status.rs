@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::{
     args::Output,
     failure::{Code, Ended},
-    protocol,
+    protocol, quota,
     render::{self, Paint, printable},
     session::Session,
 };
@@ -64,8 +64,16 @@ fn text(status: &Status, forming: Option<&Forming>, paint: Paint) -> String {
     }
     if let Some(forming) = forming {
         text += &forming::details(forming);
-    } else if let Some(fingerprint) = fingerprint_of(&status.cluster.id) {
-        text += &format!("\n\nfingerprint: {fingerprint}");
+    } else {
+        let fingerprint =
+            fingerprint_of(&status.cluster.id).map(|fingerprint| format!("\nfingerprint: {fingerprint}"));
+        let has_store = status.cluster.quota > 0;
+        let store = has_store.then(|| format!("\nstore: {}", quota::words(&status.cluster, status.disk)));
+        let lines: String = fingerprint.into_iter().chain(store).collect();
+        if !lines.is_empty() {
+            text += "\n";
+            text += &lines;
+        }
     }
     let hints: Vec<_> =
         status.hints.iter().map(|hint| format!("\nhint: {}", printable(hint.as_bytes()))).collect();
@@ -152,6 +160,7 @@ struct Body<'a> {
     me: u8,
     members: Vec<Member<'a>>,
     hints: &'a [String],
+    disk: quota::Disk,
     #[serde(skip_serializing_if = "Option::is_none")]
     forming: Option<serde_json::Value>,
 }
@@ -180,6 +189,9 @@ struct Cluster<'a> {
     revision: u64,
     /// The oldest revision that can be read; 0 before the first compaction.
     compacted: u64,
+    /// How many bytes of keys and values it holds, and may.
+    used: u64,
+    quota: u64,
 }
 
 #[derive(Serialize)]
@@ -225,6 +237,8 @@ impl<'a> Body<'a> {
             state_digest: &of.state_digest,
             revision: of.revision,
             compacted: of.compacted,
+            used: of.used,
+            quota: of.quota,
         };
         let member = |member: &'a MemberStatus| Member {
             id: member.id,
@@ -246,6 +260,7 @@ impl<'a> Body<'a> {
             me: status.me,
             members: status.members.iter().map(member).collect(),
             hints: &status.hints,
+            disk: quota::Disk::from(status.disk),
             forming: forming.map(forming::json),
         }
     }
@@ -254,6 +269,8 @@ impl<'a> Body<'a> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use bftd_client::DiskUse;
+
     use super::*;
 
     fn status() -> Status {
@@ -289,12 +306,13 @@ mod tests {
                 next_protocol: Protocol::BftRaft,
                 revision: 57,
                 compacted: 0,
-                used: 0,
-                quota: 0,
+                used: 12 << 20,
+                quota: 8 << 30,
             },
             me: 1,
             members: vec![member(1, true, 1042), member(2, true, 1042), member(3, false, 1000)],
             hints: vec!["start node3".to_owned()],
+            disk: DiskUse { state: 96 << 20, log: 3 << 29 },
         }
     }
 
@@ -313,7 +331,9 @@ mod tests {
             third,
             ["3", "node3", "follower", "NO", "1042", "1042", "1000", "42", "40", "1", "0", "-", "0.1.0"]
         );
-        assert_eq!(lines.last(), Some(&"hint: start node3"));
+        let store =
+            "store: 12.0 MiB of 8.0 GiB used · 0 % · on this host's disk 96.0 MiB, and 1.5 GiB of log";
+        assert_eq!(lines[lines.len() - 3..], [store, "", "hint: start node3"]);
         let mut status = status();
         status.cluster.compacted = 40;
         let text = super::text(&status, None, Paint::OFF);
@@ -350,6 +370,7 @@ mod tests {
         assert_eq!(json["members"][1]["role"], "leader");
         assert_eq!(json["members"][2]["lag"], 42);
         assert_eq!(json["members"][0]["faults"][0], "slow");
+        assert_eq!((&json["disk"]["state"], &json["disk"]["log"]), (&(96 << 20).into(), &(3 << 29).into()));
         for field in [
             "name",
             "id",
@@ -364,6 +385,8 @@ mod tests {
             "state_digest",
             "revision",
             "compacted",
+            "used",
+            "quota",
         ] {
             assert!(!json["cluster"][field].is_null(), "{field}");
         }

@@ -14,9 +14,9 @@ use std::{
 
 use bftd::admin::{PeerCredentials, Service};
 use bftd_client::{
-    Answer, At, BlockAt, Bytes, ClusterStatus, Consistency, Entry, Expect, Failure, FaultChange, Health,
-    Listing, MemberStatus, NodeTally, Operation, Outcome, Phase, Query, Refusal, Request, Response, Status,
-    Step, Trace, Want, genesis::Protocol,
+    Answer, At, BlockAt, Bytes, ClusterStatus, Consistency, DiskUse, Entry, Expect, Failure, FaultChange,
+    Health, Listing, MemberStatus, NodeTally, Operation, Outcome, Phase, Query, Refusal, Request, Response,
+    Status, Step, Trace, Want, genesis::Protocol,
 };
 use common::bftctl;
 use serde_json::{Value, json};
@@ -199,10 +199,11 @@ impl State {
             state_digest: "d1".to_owned(),
             revision: self.revision,
             compacted: 0,
-            used: 0,
-            quota: 0,
+            used: 12 << 20,
+            quota: 8 << 30,
         };
-        Status { cluster, me: 1, members, hints: vec![] }
+        let disk = DiskUse { state: 96 << 20, log: 1 << 30 };
+        Status { cluster, me: 1, members, hints: vec![], disk }
     }
 }
 

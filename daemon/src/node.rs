@@ -380,6 +380,7 @@ async fn run_member(
         reads: Reads::new(state_reader.clone()),
         watches: watches.clone(),
         closing: drained.subscribe(),
+        directory: directory.path().to_owned(),
         state: state_reader,
         executed_ms,
     };

@@ -3,6 +3,7 @@
 mod view;
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -37,6 +38,7 @@ use crate::{
     peers::{Peers, now_ms},
     reads::{Reads, is_short},
     state::{Answers, StateError, StateReader},
+    store,
     trace::Asked,
     watch::Watches,
 };
@@ -65,6 +67,8 @@ pub struct NodeService {
     pub evidence: watch::Receiver<Vec<Evidence>>,
     /// The driver.
     pub events: mpsc::Sender<Event>,
+    /// The data directory.
+    pub directory: PathBuf,
     /// The state.
     pub state: StateReader,
     /// Reads of it that may take long.
@@ -293,7 +297,7 @@ impl NodeService {
             used: of_store(|head| head.used),
             quota: of_store(|head| head.quota),
         };
-        Status { cluster, me: self.me.0, members, hints }
+        Status { cluster, me: self.me.0, members, hints, disk: store::disk_use(&self.directory) }
     }
 
     /// A member is asked as if it had no cluster.

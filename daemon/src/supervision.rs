@@ -169,7 +169,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Mutex;
 
-    use bftd_client::{ClusterStatus, Request, Response, Status, genesis::Protocol};
+    use bftd_client::{ClusterStatus, DiskUse, Request, Response, Status, genesis::Protocol};
     use tokio::time::{Instant, sleep};
 
     use super::*;
@@ -203,7 +203,8 @@ mod tests {
                 used: 0,
                 quota: 0,
             };
-            Response::Status(Box::new(Status { cluster, me: 1, members: Vec::new(), hints: Vec::new() }))
+            let (members, hints, disk) = (Vec::new(), Vec::new(), DiskUse::default());
+            Response::Status(Box::new(Status { cluster, me: 1, members, hints, disk }))
         }
     }
 

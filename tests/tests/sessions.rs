@@ -94,6 +94,9 @@ async fn a_counter_counts_right_while_daemons_are_killed() {
     assert_eq!((&entry.value[..], entry.version), (&b"600"[..], 600));
 }
 
+/// What a daemon logs at its start when its log has blocks that its state has not.
+const EXECUTED_AGAIN: &str = "executing the log again";
+
 fn request(session: (SessionId, u64), sequence: u64) -> Operation {
     let operation = Operation::put(format!("k{sequence}").into(), "1".into()).encode();
     let (session, opened_ms) = session;
@@ -109,16 +112,13 @@ async fn versions(client: &Client, count: u64) -> Vec<u64> {
     versions
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn copies_through_other_daemons_and_after_restarts_get_the_first_answer() {
-    const COUNT: u64 = 200;
-    let mut cluster = Cluster::start(4).await;
+/// Requests of a new session, each sent twice at once, through two daemons; and the answers.
+async fn each_twice(cluster: &Cluster, count: u64) -> ((SessionId, u64), Vec<Changed>) {
     let (first, second) = (cluster.client(1).await.unwrap(), cluster.client(2).await.unwrap());
     let (_, at) = first.get("k0".into(), Consistency::Local).await.unwrap();
     let session = (SessionId(0x5e55_1011), at.time_ms);
-    // Each twice at once, through two daemons.
     let mut answers: Vec<Changed> = Vec::new();
-    for sequence in 0..COUNT {
+    for sequence in 0..count {
         let (one, other) = tokio::join!(
             first.execute(request(session, sequence)),
             second.execute(request(session, sequence))
@@ -128,7 +128,15 @@ async fn copies_through_other_daemons_and_after_restarts_get_the_first_answer() 
         assert_eq!(one, other.unwrap(), "{sequence}");
         answers.push(one);
     }
-    assert_eq!(versions(&first, COUNT).await, vec![1; COUNT as usize]);
+    assert_eq!(versions(&first, count).await, vec![1; count as usize]);
+    (session, answers)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_through_other_daemons_and_after_restarts_get_the_first_answer() {
+    const COUNT: u64 = 200;
+    let mut cluster = Cluster::start(4).await;
+    let (session, answers) = each_twice(&cluster, COUNT).await;
 
     // After all were killed; and once more without their states, which are made anew from the log.
     for forgets in [false, true] {
@@ -142,6 +150,7 @@ async fn copies_through_other_daemons_and_after_restarts_get_the_first_answer() 
             cluster.spawn(id);
         }
         cluster.wait_healthy().await;
+        assert!(!forgets || cluster.ids().all(|id| cluster.log(id).contains(EXECUTED_AGAIN)));
         let third = cluster.client(3).await.unwrap();
         for (sequence, answer) in (0..).zip(&answers) {
             assert_eq!(third.execute(request(session, sequence)).await.unwrap(), *answer, "{sequence}");
@@ -157,4 +166,45 @@ async fn copies_through_other_daemons_and_after_restarts_get_the_first_answer() 
     let sneaky = SessionRequest { session, opened_ms, sequence: COUNT, answered: 0, operation: protocol };
     let refused = third.execute(Operation::InSession(sneaky)).await;
     assert!(matches!(refused, Err(Error::Failed(Failure::Refused(Refusal::NotInSession)))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_after_a_restart_get_the_first_answer_from_the_checkpoint_alone() {
+    const COUNT: u64 = 200;
+    let mut cluster = Cluster::start(4).await;
+    let (session, answers) = each_twice(&cluster, COUNT).await;
+    // Every member has executed all, and stops in order, which writes a checkpoint of all that it has executed.
+    cluster.wait_equal().await;
+    let last = answers.iter().map(|answer| answer.index).max().unwrap();
+    for id in cluster.ids() {
+        assert!(cluster.status(id).await.unwrap().cluster.executed >= last, "node {id}");
+    }
+    for id in cluster.ids() {
+        assert_eq!(cluster.stop(id), Some(0), "node {id}");
+    }
+    let ended: Vec<_> = cluster.ids().map(|id| cluster.log(id).len()).collect();
+    for id in cluster.ids() {
+        cluster.spawn(id);
+    }
+    cluster.wait_healthy().await;
+    for (id, ended) in cluster.ids().zip(ended) {
+        let log = cluster.log(id);
+        assert!(
+            !log[ended..].contains(EXECUTED_AGAIN),
+            "node {id} has a session from elsewhere: {}",
+            &log[ended..]
+        );
+    }
+    for id in [3, 4] {
+        let client = cluster.client(id).await.unwrap();
+        for (sequence, answer) in (0..).zip(&answers) {
+            assert_eq!(
+                client.execute(request(session, sequence)).await.unwrap(),
+                *answer,
+                "{sequence} at node {id}"
+            );
+        }
+        assert_eq!(versions(&client, COUNT).await, vec![1; COUNT as usize]);
+    }
+    cluster.wait_equal().await;
 }

@@ -45,8 +45,8 @@ pub use bytes::Bytes;
 pub use client::{Changed, Client, DEFAULT_DEADLINE, Error};
 pub use lock::{Lock, LockError, fence};
 pub use protocol::{
-    Accusation, At, BlockAt, ClusterStatus, Consistency, Failure, FaultChange, Finding, Health, MemberStatus,
-    NodeTally, Phase, Request, Response, Status, Step, Trace, Verdict,
+    Accusation, At, BlockAt, ClusterStatus, Consistency, DiskUse, Failure, FaultChange, Finding, Health,
+    MemberStatus, NodeTally, Phase, Request, Response, Status, Step, Trace, Verdict,
 };
 pub use session::{Session, SessionOptions};
 pub use watch::{News, Watch, WatchError, Watcher};

@@ -384,6 +384,17 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// What an operator could do, a sentence each.
     pub hints: Vec<String>,
+    /// What the answering daemon's files take.
+    pub disk: DiskUse,
+}
+
+/// What a daemon's files take of its disk, in bytes; 0 where it has none yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUse {
+    /// The store: keys, their history, and space that is free in its file.
+    pub state: u64,
+    /// The log of blocks.
+    pub log: u64,
 }
 
 /// See [`Status`].

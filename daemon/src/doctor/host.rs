@@ -9,6 +9,7 @@ use std::{
 };
 
 use bftd_client::protocol::Finding;
+use bytesize::ByteSize;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{fail, ok, unknown, warn};
@@ -129,7 +130,7 @@ fn space(directory: &Path) -> Finding {
 }
 
 fn free(bytes: u64, directory: &Path) -> Finding {
-    let text = format!("{:.1} GiB are free for {}", bytes as f64 / f64::from(1 << 30), directory.display());
+    let text = format!("{} are free for {}", ByteSize(bytes).display().iec(), directory.display());
     let remedy =
         "free some, or enlarge the file system; a daemon whose disk is full stops, and loses nothing";
     if bytes < LEAST_SPACE {

@@ -7,7 +7,7 @@ use tokio::sync::MutexGuard;
 use bftd_client::{
     forming::{FormFailure, FormRequest, Forming as Shown, Founder, Init, Phase, Place, RefusedJoin, Token},
     genesis::{is_name, parse},
-    protocol::{ClusterStatus, Failure, Health, Request, Response, Status},
+    protocol::{ClusterStatus, DiskUse, Failure, Health, Request, Response, Status},
 };
 use bftd_core::{
     crypto::PublicKey,
@@ -101,7 +101,7 @@ impl Forming {
             used: 0,
             quota: 0,
         };
-        Status { cluster, me: 0, members: Vec::new(), hints: hints(&shown) }
+        Status { cluster, me: 0, members: Vec::new(), hints: hints(&shown), disk: DiskUse::default() }
     }
 
     async fn shown(&self) -> Shown {

@@ -57,6 +57,7 @@ fn service() -> (NodeService, tempfile::TempDir) {
         reads: Reads::new(state.reader()),
         watches: Watches::start(state.reader()).unwrap(),
         closing: watch::channel(false).1,
+        directory: directory.path().to_owned(),
         state: state.reader(),
         executed_ms: Arc::default(),
     };

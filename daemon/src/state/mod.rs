@@ -18,6 +18,7 @@
 mod changes;
 mod reader;
 mod rows;
+mod space;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -38,11 +39,15 @@ use bftd_core::{
 };
 use redb::{Database, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 
-pub use self::reader::{Answers, StateReader};
 use self::{
     reader::Shared,
     rows::{Directory, Folder, Located, RowFiles},
+    space::File,
     tables::Tables,
+};
+pub use self::{
+    reader::{Answers, StateReader},
+    rows::DIRECTORY as HISTORY,
 };
 
 /// The file in the data directory.
@@ -150,28 +155,24 @@ pub struct StateStore {
 impl StateStore {
     /// Opens the state in a data directory, or creates it: the empty state after `root`.
     ///
-    /// After a crash this reads all keys, some two seconds for a million; after [`StateStore::close`] a quarter of it.
+    /// After a crash this reads all keys, some two seconds for a million; after [`StateStore::close`] a quarter of it. Where most of
+    /// the file is free, that is given back to the file system first, which may take longer (`space`).
     ///
     /// # Errors
     /// The file is in use, another cluster's, damaged, or unreadable.
     pub fn open(directory: &Path, cluster: ClusterId, root: BlockRef) -> Result<Self, StateError> {
-        let path = directory.join(FILE_NAME);
-        let database = match Database::builder().set_cache_size(CACHE).create(&path) {
-            Ok(database) => database,
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StateError::InUse(path)),
-            Err(error) => return Err(StateError::storage(error)),
-        };
         let folder = Directory::open(directory).map_err(StorageError::from).map_err(StateError::storage)?;
-        Self::open_database(database, Box::new(folder), directory, cluster, root)
+        Self::open_file(&directory.join(FILE_NAME), Box::new(folder), directory, cluster, root)
     }
 
-    fn open_database(
-        database: Database,
+    fn open_file(
+        file: &impl File,
         folder: Box<dyn Folder>,
         directory: &Path,
         cluster: ClusterId,
         root: BlockRef,
     ) -> Result<Self, StateError> {
+        let database = file.open()?;
         let transaction = begin(&database)?;
         claim(&transaction, directory, cluster)?;
         let tables = Tables::open_for_writing(&transaction)?;
@@ -181,6 +182,7 @@ impl StateStore {
         let machine = StateMachine::open(&mut tables, root)?;
         drop(tables);
         transaction.commit().map_err(StateError::storage)?;
+        let database = space::give_back(database, file, machine.live())?;
         let shared = Arc::new(Shared::open(database, rows, machine.head())?);
         Ok(Self {
             machine,

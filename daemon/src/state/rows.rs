@@ -32,7 +32,7 @@ const FULL_FILE: u64 = if cfg!(test) { 8 << 10 } else { 256 << 20 };
 /// By how much a file grows: the sync after a write has fewer changes of its length to wait for.
 const GROWTH: u64 = if cfg!(test) { 1 << 10 } else { 1 << 20 };
 /// The directory in the data directory.
-const DIRECTORY: &str = "history";
+pub const DIRECTORY: &str = "history";
 /// What the names of files end with, after their numbers.
 const SUFFIX: &str = ".rows";
 

@@ -6,7 +6,7 @@ use std::{
     ops::Bound,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
 };
@@ -25,15 +25,15 @@ use redb::StorageBackend;
 
 use super::*;
 
-const CLUSTER: ClusterId = ClusterId(Digest([1; 32]));
-const ROOT: BlockRef = BlockRef { term: Term(0), index: Index(0), digest: Digest([7; 32]) };
+pub(super) const CLUSTER: ClusterId = ClusterId(Digest([1; 32]));
+pub(super) const ROOT: BlockRef = BlockRef { term: Term(0), index: Index(0), digest: Digest([7; 32]) };
 
-fn put(key: impl Into<String>, value: impl Into<String>) -> Operation {
+pub(super) fn put(key: impl Into<String>, value: impl Into<String>) -> Operation {
     Operation::put(key.into().into(), value.into().into())
 }
 
 /// A block of one unsigned batch: signatures are no business of the state.
-fn child(parent: BlockRef, operations: &[Operation]) -> Arc<Block> {
+pub(super) fn child(parent: BlockRef, operations: &[Operation]) -> Arc<Block> {
     let batches = vec![Arc::new(Batch {
         origin: MemberId(1),
         incarnation: Incarnation(1),
@@ -81,7 +81,7 @@ fn chain(blocks: u64, seed: u64) -> Vec<Arc<Block>> {
 
 /// A disk in memory that loses what was not synced, and can be made to fail: a file, and a folder of such.
 #[derive(Clone, Debug, Default)]
-struct Disk(Arc<DiskState>);
+pub(super) struct Disk(Arc<DiskState>);
 
 #[derive(Debug, Default)]
 struct DiskState {
@@ -90,17 +90,21 @@ struct DiskState {
     /// Likewise.
     folder: Mutex<(BTreeMap<u64, Disk>, BTreeMap<u64, Disk>)>,
     failing: Arc<AtomicBool>,
+    /// How often it was written, made longer or shorter, or synced.
+    steps: AtomicU64,
+    /// The step that fails, counted from 1, and how.
+    fails_at: Mutex<Option<(u64, io::ErrorKind)>>,
 }
 
 impl Disk {
     /// The disk after a crash: unsynced writes are lost.
-    fn crashed(&self) -> Self {
+    pub(super) fn crashed(&self) -> Self {
         let synced = self.0.contents.lock().unwrap().1.clone();
         let contents = Mutex::new((synced.clone(), synced));
         let folder: BTreeMap<_, _> =
             self.0.folder.lock().unwrap().1.iter().map(|(file, disk)| (*file, disk.crashed())).collect();
         let folder = Mutex::new((folder.clone(), folder));
-        Self(Arc::new(DiskState { contents, folder, failing: Arc::default() }))
+        Self(Arc::new(DiskState { contents, folder, ..DiskState::default() }))
     }
 
     /// The disk after the process was killed: rows are there that no checkpoint knows of.
@@ -111,9 +115,25 @@ impl Disk {
         killed
     }
 
-    fn open(&self) -> StateStore {
-        let database = Database::builder().create_with_backend(self.clone()).unwrap();
-        StateStore::open_database(database, Box::new(self.clone()), Path::new("disk"), CLUSTER, ROOT).unwrap()
+    pub(super) fn steps(&self) -> u64 {
+        self.0.steps.load(Ordering::Relaxed)
+    }
+
+    /// Lets the n-th step from now on fail, n counted from 1; those after it don't.
+    pub(super) fn fail_at(&self, step: u64, kind: io::ErrorKind) {
+        *self.0.fails_at.lock().unwrap() = Some((self.steps() + step, kind));
+    }
+
+    fn step(&self) -> io::Result<()> {
+        let step = self.0.steps.fetch_add(1, Ordering::Relaxed) + 1;
+        match *self.0.fails_at.lock().unwrap() {
+            Some((at, kind)) if at == step => Err(kind.into()),
+            _ => self.check(),
+        }
+    }
+
+    pub(super) fn open(&self) -> StateStore {
+        StateStore::open_file(self, Box::new(self.clone()), Path::new("disk"), CLUSTER, ROOT).unwrap()
     }
 
     fn check(&self) -> io::Result<()> {
@@ -147,6 +167,20 @@ impl Folder for Disk {
     }
 }
 
+impl File for Disk {
+    fn open(&self) -> Result<Database, StateError> {
+        Database::builder().create_with_backend(self.clone()).map_err(StateError::storage)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.len()
+    }
+
+    fn name(&self) -> String {
+        "disk".to_owned()
+    }
+}
+
 impl StorageBackend for Disk {
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.contents.lock().unwrap().0.len() as u64)
@@ -162,20 +196,20 @@ impl StorageBackend for Disk {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check()?;
+        self.step()?;
         self.0.contents.lock().unwrap().0.resize(len as usize, 0);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.check()?;
+        self.step()?;
         let (contents, synced) = &mut *self.0.contents.lock().unwrap();
         synced.clone_from(contents);
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check()?;
+        self.step()?;
         let offset = offset as usize;
         self.0.contents.lock().unwrap().0[offset..offset + data.len()].copy_from_slice(data);
         Ok(())

@@ -8,14 +8,16 @@ use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
+use bftd_client::DiskUse;
 use bftd_core::crypto::ClusterId;
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
+use crate::state;
 
 /// The newest format of the directory and the log that this program knows.
 pub(super) const FORMAT: u32 = 1;
@@ -108,7 +110,7 @@ impl DataDir {
 
     /// Whether the state is here, which is made only after the log.
     pub(super) fn was_used(&self) -> bool {
-        self.path.join(crate::state::FILE_NAME).exists()
+        self.path.join(state::FILE_NAME).exists()
     }
 
     /// Where the write-ahead files are.
@@ -137,6 +139,20 @@ impl DataDir {
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         sync_directory(&self.path)
     }
+}
+
+/// What the files in a data directory take of the disk; nothing where they can't be looked at.
+pub fn disk_use(directory: &Path) -> DiskUse {
+    let size = |name: &str| fs::metadata(directory.join(name)).map_or(0, |found| size_on_disk(&found));
+    let log = WAL.into_iter().chain([LOG]).map(size).sum();
+    let rows = fs::read_dir(directory.join(state::HISTORY)).into_iter().flatten().flatten();
+    let rows: u64 = rows.filter_map(|file| Some(size_on_disk(&file.metadata().ok()?))).sum();
+    DiskUse { state: size(state::FILE_NAME) + rows, log }
+}
+
+/// How many bytes of the disk a file takes: less than its length where it has holes, and redb lets files grow ahead of what it writes.
+pub(crate) fn size_on_disk(found: &fs::Metadata) -> u64 {
+    found.blocks() * 512
 }
 
 fn sync_directory(path: &Path) -> Result<(), StoreError> {

@@ -30,7 +30,8 @@ mod recent;
 mod wal;
 mod writer;
 
-pub use dir::{Cluster, DataDir};
+pub(crate) use dir::size_on_disk;
+pub use dir::{Cluster, DataDir, disk_use};
 pub use error::StoreError;
 pub use log::LogStore;
 pub use reader::{Blocks, Checked, LogReader, Run};

@@ -223,6 +223,11 @@ impl StateMachine {
         self.protocol
     }
 
+    /// The bytes of the keys that there are and of their values: what is used without the history.
+    pub fn live(&self) -> u64 {
+        self.history.standing.live
+    }
+
     /// When the next lease ends, in milliseconds since the Unix epoch by the clocks of leaders, if a block is executed then. A term
     /// that ends before makes it later.
     pub fn next_lease_end_ms(&self) -> Option<u64> {

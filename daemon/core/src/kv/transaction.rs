@@ -10,7 +10,9 @@
 //!   the store, one of them at a quarter of that, where a key counts for 4 KiB at least and the beginning of a range for 64 KiB; and
 //!   they are answered [`MAX_READ`] bytes. Beyond that a listing is cut and says so, what can't be read at all is
 //!   [`StepOutcome::NotRead`], and a transaction with a comparison that would have to read on is refused.
-//! - Its ranges delete [`MAX_DELETED`] keys at most, as all that one member's requests do in one block.
+//! - Its ranges delete [`MAX_DELETED`] keys at most, as all that one member's requests do in one block. Keys that go with a lease, revoked or
+//!   expired, don't count in that. They are bounded by the lease: no key is put on one that has [`MAX_DELETED`] of them, or
+//!   [`MAX_DELETED_BYTES`]; and a block lets no more leases expire after [`MAX_ENDED`](super::MAX_ENDED) of them and their keys.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -27,7 +29,8 @@ pub const MAX_STEPS: usize = 128;
 pub const MAX_TRANSACTION: usize = 3 << 19;
 /// How many bytes of the store the transactions of one member in one block look at, at most: some 16,384 keys.
 pub const MAX_VISITED: usize = 64 << 20;
-/// How many keys the ranges that one member's requests delete in one block have, at most.
+/// How many keys the ranges that one member's requests delete in one block have, at most. As many may hang on one lease, but
+/// those that go with one are not counted among them.
 pub const MAX_DELETED: usize = if cfg!(test) { 32_768 } else { 65_536 };
 /// How many bytes these keys have, at most.
 pub const MAX_DELETED_BYTES: usize = 16 << 20;

@@ -14,8 +14,8 @@ use super::{
 
 /// What the requests of one member may still delete in ranges in a block.
 ///
-/// So is a row of the history, and what removed rows cost those who look for others. What goes with a lease that is revoked is bounded by
-/// the lease.
+/// So is a row of the history, and what removed rows cost those who look for others. What goes with a lease that is revoked or
+/// expires is no part of it: the lease's own limit bounds that, [`MAX_DELETED`] keys or [`MAX_DELETED_BYTES`] when one more is put on it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deletions {
     keys: usize,

@@ -129,10 +129,8 @@ fn whoever_has_files_open_reads_on_when_they_are_removed() {
 
 #[test]
 fn rows_that_are_missing_or_changed_are_found() {
-    let open = |disk: &Disk| {
-        let database = Database::builder().create_with_backend(disk.clone()).unwrap();
-        StateStore::open_database(database, Box::new(disk.clone()), Path::new("disk"), CLUSTER, ROOT)
-    };
+    let open =
+        |disk: &Disk| StateStore::open_file(disk, Box::new(disk.clone()), Path::new("disk"), CLUSTER, ROOT);
     let disk = Disk::default();
     let mut store = disk.open();
     store.execute(&large(ROOT, 9)).unwrap();
