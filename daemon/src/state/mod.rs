@@ -1,12 +1,12 @@
 //! The replicated state on disk: the state machine of [`bftd_core::kv`] over redb.
 //!
-//! - Executing changes memory only. What has changed is written to the file, in order, by a **checkpoint**: one
+//! - Executing changes memory, and adds rows of the history to files of their own (`rows`), which it does not sync. What has
+//!   changed is written to the database, in order, by a **checkpoint**: one
 //!   durable transaction, in two phases, because peers choose the contents. A random change costs a page of the
 //!   file, so many are gathered for one checkpoint, and where there are many keys for several (`tables`); it is
 //!   written beside execution, by a thread of its own.
-//!   Checkpoints come after [`MAX_KEYS`] changed keys, [`MAX_BYTES`], [`MAX_BLOCKS`] or [`MAX_AGE`], at
+//!   Checkpoints come after [`MAX_KEYS`] changed keys, [`MAX_BYTES`], [`MAX_ROWS`], [`MAX_BLOCKS`] or [`MAX_AGE`], at
 //!   [`StateStore::sync`] and at [`StateStore::close`]. Execution that is a whole checkpoint ahead waits for it.
-//! - Rows of the history are in files of their own, written when they are made (`rows`).
 //! - The buckets of the digest are written by [`StateStore::close`] alone. Without it, opening makes them from the keys.
 //! - So the file always holds the state after some block, whole; after a crash the blocks since are executed again
 //!   from the log.
@@ -24,6 +24,7 @@ mod tables;
 mod tests;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
@@ -56,6 +57,8 @@ pub const FILE_NAME: &str = "state.redb";
 pub const MAX_KEYS: usize = 32_768;
 /// How many bytes of changes, likewise.
 pub const MAX_BYTES: usize = 16 << 20;
+/// After how many bytes of rows of the history a checkpoint is made: they wait to be synced.
+pub const MAX_ROWS: u64 = 64 << 20;
 /// After how many blocks a checkpoint is made: that many are executed again after a crash, at most.
 pub const MAX_BLOCKS: usize = 16_384;
 /// How long after the last checkpoint another is made, if blocks have been executed.
@@ -161,13 +164,13 @@ impl StateStore {
     /// # Errors
     /// The file is in use, another cluster's, damaged, or unreadable.
     pub fn open(directory: &Path, cluster: ClusterId, root: BlockRef) -> Result<Self, StateError> {
-        let folder = Directory::open(directory).map_err(StorageError::from).map_err(StateError::storage)?;
-        Self::open_file(&directory.join(FILE_NAME), Box::new(folder), directory, cluster, root)
+        let folder = || Ok(Box::new(Directory::open(directory)?) as Box<dyn Folder>);
+        Self::open_file(&directory.join(FILE_NAME), folder, directory, cluster, root)
     }
 
     fn open_file(
         file: &impl File,
-        folder: Box<dyn Folder>,
+        folder: impl FnOnce() -> io::Result<Box<dyn Folder>>,
         directory: &Path,
         cluster: ClusterId,
         root: BlockRef,
@@ -177,8 +180,9 @@ impl StateStore {
         claim(&transaction, directory, cluster)?;
         let tables = Tables::open_for_writing(&transaction)?;
         let places = tables.ends_of_history().map_err(StateError::storage)?;
+        let folder = folder().map_err(StorageError::from).map_err(StateError::storage)?;
         let rows = RowFiles::open(folder, places).map_err(StateError::storage)?;
-        let mut tables = Located { tables, rows: &rows };
+        let mut tables = Located::new(tables, &rows);
         let machine = StateMachine::open(&mut tables, root)?;
         drop(tables);
         transaction.commit().map_err(StateError::storage)?;
@@ -315,7 +319,8 @@ impl StateStore {
 
     fn start_checkpoint_if_due(&mut self) -> Result<(), StateError> {
         let (keys, bytes) = self.shared.changed();
-        let full = keys >= MAX_KEYS || bytes >= MAX_BYTES || self.blocks >= MAX_BLOCKS;
+        let is_much = keys >= MAX_KEYS || bytes >= MAX_BYTES || self.shared.added() >= MAX_ROWS;
+        let full = is_much || self.blocks >= MAX_BLOCKS;
         let has_changes = self.blocks > 0 || keys + bytes > 0;
         let old = has_changes && self.checkpoint.elapsed() >= MAX_AGE;
         let held = self.head().executed.index > self.limit;

@@ -40,14 +40,14 @@ struct Current {
     frozen: Arc<Changes>,
     /// In which file rows have been added since, at the earliest.
     rows_since: u64,
-    /// What has changed since.
-    changes: Changes,
+    /// What has changed since. The writer has it, too, while it executes.
+    changes: Arc<Changes>,
     head: Head,
 }
 
 /// The tables that a request changes: those of the last checkpoint, what is being written, what has changed since, and what it changes.
 type Open<'a> =
-    Located<Layered<Layered<Layered<&'a ReadOnlyTables, &'a Changes>, &'a Changes>, Changes>, &'a RowFiles>;
+    Located<'a, Layered<Layered<Layered<&'a ReadOnlyTables, &'a Changes>, &'a Changes>, Changes>, RowFiles>;
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -59,7 +59,7 @@ impl Shared {
     pub(super) fn open(database: Database, rows: RowFiles, head: Head) -> Result<Self, StateError> {
         let base = read_only(&database)?;
         let rows_since = rows.newest();
-        let changes = Changes::default();
+        let changes = Arc::default();
         let current = Current { base, frozen: Arc::default(), rows_since, changes, head };
         Ok(Self { current: RwLock::new(current), rows, database, poisoned: AtomicBool::new(false) })
     }
@@ -83,6 +83,11 @@ impl Shared {
         self.read(|current| (current.changes.len(), current.changes.bytes()))
     }
 
+    /// How many bytes of rows were added since the last checkpoint began to write.
+    pub(super) fn added(&self) -> u64 {
+        self.rows.unsynced_bytes()
+    }
+
     /// Executes blocks in memory. For the writer only.
     pub(super) fn execute(
         &self,
@@ -91,7 +96,7 @@ impl Shared {
     ) -> Result<Vec<BlockOutcome>, StateError> {
         let (outcomes, changes) = self.change(|tables| machine.execute(tables, blocks))?;
         self.write(|current| {
-            current.changes.append(changes);
+            Arc::make_mut(&mut current.changes).append(changes);
             current.head = machine.head();
         });
         Ok(outcomes)
@@ -107,7 +112,7 @@ impl Shared {
             }
             Ok::<_, kv::Error<StorageError>>(())
         })?;
-        self.write(|current| current.changes.append(changes));
+        self.write(|current| Arc::make_mut(&mut current.changes).append(changes));
         Ok(())
     }
 
@@ -128,8 +133,8 @@ impl Shared {
     fn set_apart(&self, last: Changes) {
         self.write(|current| {
             debug_assert_eq!(current.frozen.len(), 0);
-            current.changes.append(last);
-            current.frozen = Arc::new(std::mem::take(&mut current.changes));
+            Arc::make_mut(&mut current.changes).append(last);
+            current.frozen = std::mem::take(&mut current.changes);
             current.rows_since = self.rows.newest();
         });
     }
@@ -160,19 +165,21 @@ impl Shared {
             current.frozen = Arc::default();
             self.rows.release_before(places.map_or(current.rows_since, |(first, _)| first.file))
         });
-        self.rows.remove(&released).map_err(StateError::storage)
+        self.rows.remove(&released);
+        Ok(())
     }
 
-    /// What `f` changes in the tables, and what it returns.
+    /// What `f` changes in the tables, and what it returns. For the writer only. Nobody waits for it: it writes rows.
     fn change<T, E>(&self, f: impl FnOnce(&mut Open<'_>) -> Result<T, E>) -> Result<(T, Changes), E> {
-        self.read(|current| {
-            let base = Layered { base: &*current.base, changes: &*current.frozen };
-            let base = Layered { base, changes: &current.changes };
-            let tables = Layered { base, changes: Changes::default() };
-            let mut tables = Located { tables, rows: &self.rows };
-            let result = f(&mut tables)?;
-            Ok((result, tables.tables.changes))
-        })
+        let (base, frozen, changes) = self.read(|current| {
+            (Arc::clone(&current.base), Arc::clone(&current.frozen), Arc::clone(&current.changes))
+        });
+        let below = Layered { base: &*base, changes: &*frozen };
+        let below = Layered { base: below, changes: &*changes };
+        let tables = Layered { base: below, changes: Changes::default() };
+        let mut tables = Located::new(tables, &self.rows);
+        let result = f(&mut tables)?;
+        Ok((result, tables.tables.changes))
     }
 
     fn read<T>(&self, f: impl FnOnce(&Current) -> T) -> T {
@@ -211,9 +218,9 @@ struct View {
 }
 
 impl View {
-    fn tables(&self) -> Located<Layered<Layered<&ReadOnlyTables, &Changes>, &Changes>, &Files> {
+    fn tables(&self) -> Located<'_, Layered<Layered<&ReadOnlyTables, &Changes>, &Changes>, Files> {
         let base = Layered { base: &*self.base, changes: &*self.frozen };
-        Located { tables: Layered { base, changes: &self.changes }, rows: &*self.rows }
+        Located::new(Layered { base, changes: &self.changes }, &self.rows)
     }
 }
 
@@ -302,7 +309,8 @@ impl StateReader {
     }
 
     /// Computes the digest of the newest state from its contents alone, and compares. Reads everything, and takes
-    /// some 100 bytes of memory a key; until it ends, redb can't use freed pages again.
+    /// some 100 bytes of memory a key; until it ends, redb can't use freed pages again, and files of the history that are
+    /// removed keep their space.
     ///
     /// # Errors
     /// [`StateError::Damaged`] where they differ, or the store's.

@@ -8,12 +8,16 @@
 //!
 //! - **A row is written when it is made**, at the end of the newest file, and its [`Place`] takes its place in
 //!   [`Table::History`]. There it is read from by the place, which has its checksum.
-//! - **Before a checkpoint's transaction the files are synced**, so what the database names is there after a crash.
-//! - **What the database does not name is left over**: opening removes such files, and cuts the newest to its last row.
-//! - **A file goes when no place leads to it any more**, after the transaction of which that is true. Whoever reads an older
-//!   state has it open until then.
+//! - **Before a checkpoint's transaction the files are synced**, so what the database names is there after a crash. The next
+//!   row begins a new page: a torn write can't reach what was named before it.
+//! - **What the database does not name is left over**: opening removes such files, and cuts the newest to its last row, once all
+//!   that is named has been found.
+//! - **A file goes when no place leads to it any more**, after the transaction of which that is true; the newest one stays.
+//!   Readers of an older state have it open until they end, and its space is free then.
+//! - A file takes a descriptor, as long as it is there.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
     fs::{self, DirBuilder, File, OpenOptions},
@@ -21,6 +25,7 @@ use std::{
     ops::{Bound, ControlFlow},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    rc::Rc,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
@@ -31,6 +36,8 @@ use redb::{StorageBackend, StorageError, backends::FileBackend};
 const FULL_FILE: u64 = if cfg!(test) { 8 << 10 } else { 256 << 20 };
 /// By how much a file grows: the sync after a write has fewer changes of its length to wait for.
 const GROWTH: u64 = if cfg!(test) { 1 << 10 } else { 1 << 20 };
+/// What a disk writes as a whole.
+const PAGE: u64 = 4096;
 /// The directory in the data directory.
 pub const DIRECTORY: &str = "history";
 /// What the names of files end with, after their numbers.
@@ -52,30 +59,22 @@ impl Place {
         self.offset.saturating_add(self.length.into())
     }
 
-    fn encode(&self) -> [u8; 24] {
+    fn encode(&self) -> Vec<u8> {
         let Self { file, offset, length, checksum } = *self;
-        let number = u128::from(file) << 64 | u128::from(offset);
-        let rest = u64::from(length) << 32 | u64::from(checksum);
-        let mut bytes = [0; 24];
-        let (numbers, rests) = bytes.split_at_mut(16);
-        numbers.copy_from_slice(&number.to_be_bytes());
-        rests.copy_from_slice(&rest.to_be_bytes());
-        bytes
+        let (file, offset) = (file.to_be_bytes(), offset.to_be_bytes());
+        [&file[..], &offset, &length.to_be_bytes(), &checksum.to_be_bytes()].concat()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, StorageError> {
-        let split = bytes.split_first_chunk::<16>();
-        let parts = split.and_then(|(number, rest)| Some((number, <[u8; 8]>::try_from(rest).ok()?)));
-        let Some((number, rest)) = parts else {
-            return Err(damaged("the place of a row is no place".into()));
+        let parts = || {
+            let (file, rest) = bytes.split_first_chunk()?;
+            let (offset, rest) = rest.split_first_chunk()?;
+            let (length, rest) = rest.split_first_chunk()?;
+            let checksum = u32::from_be_bytes(rest.try_into().ok()?);
+            let (file, offset) = (u64::from_be_bytes(*file), u64::from_be_bytes(*offset));
+            Some(Self { file, offset, length: u32::from_be_bytes(*length), checksum })
         };
-        let (number, rest) = (u128::from_be_bytes(*number), u64::from_be_bytes(rest));
-        Ok(Self {
-            file: (number >> 64) as u64,
-            offset: number as u64,
-            length: (rest >> 32) as u32,
-            checksum: rest as u32,
-        })
+        parts().ok_or_else(|| damaged("the place of a row is no place".into()))
     }
 }
 
@@ -99,7 +98,11 @@ pub(super) trait Folder: Debug + Send + Sync {
 
 /// A directory of the file system.
 #[derive(Debug)]
-pub(super) struct Directory(PathBuf);
+pub(super) struct Directory {
+    path: PathBuf,
+    /// Open, because a daemon that is short of descriptors must not fail at a checkpoint.
+    handle: File,
+}
 
 impl Directory {
     /// The one in a data directory. It is made if it is not there.
@@ -107,11 +110,11 @@ impl Directory {
         let path = data.join(DIRECTORY);
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
         File::open(data)?.sync_all()?;
-        Ok(Self(path))
+        Ok(Self { handle: File::open(&path)?, path })
     }
 
     fn path(&self, file: u64) -> PathBuf {
-        self.0.join(format!("{file:08}{SUFFIX}"))
+        self.path.join(format!("{file:08}{SUFFIX}"))
     }
 }
 
@@ -125,10 +128,12 @@ impl Folder for Directory {
 
     fn list(&self) -> io::Result<Vec<u64>> {
         let mut numbers = Vec::new();
-        for entry in fs::read_dir(&self.0)? {
-            let name = entry?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)?.parse::<u64>().ok());
-            numbers.extend(number);
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(SUFFIX));
+            let number = name.and_then(|name| name.parse().ok());
+            // What else lies there is somebody else's.
+            numbers.extend(number.filter(|number| self.path(*number) == path));
         }
         Ok(numbers)
     }
@@ -138,7 +143,7 @@ impl Folder for Directory {
     }
 
     fn sync(&self) -> io::Result<()> {
-        File::open(&self.0)?.sync_all()
+        self.handle.sync_all()
     }
 }
 
@@ -164,6 +169,8 @@ struct End {
     length: u64,
     /// What was written to and not synced since.
     unsynced: BTreeSet<u64>,
+    /// How many bytes.
+    unsynced_bytes: u64,
     /// Files have been made since that was made durable.
     is_new: bool,
 }
@@ -171,28 +178,36 @@ struct End {
 impl RowFiles {
     /// Opens the files that hold the rows from the first place to the last one, and removes whatever else there is.
     pub(super) fn open(folder: Box<dyn Folder>, rows: Option<(Place, Place)>) -> Result<Self, StorageError> {
-        let mut files = Files::new();
-        let mut end = End { file: 0, offset: FULL_FILE, length: 0, unsynced: BTreeSet::new(), is_new: false };
         let there = folder.list()?;
-        for file in &there {
-            if rows.is_none_or(|(first, last)| !(first.file..=last.file).contains(file)) {
-                folder.remove(*file)?;
-            }
-        }
+        let mut files = Files::new();
+        let mut end = End {
+            file: 0,
+            offset: FULL_FILE,
+            length: 0,
+            unsynced: BTreeSet::new(),
+            unsynced_bytes: 0,
+            is_new: false,
+        };
         if let Some((first, last)) = rows {
+            if first.file > last.file {
+                return Err(damaged(format!("file {} comes before file {}", first.file, last.file)));
+            }
             for file in first.file..=last.file {
                 if !there.contains(&file) {
                     return Err(damaged(format!("file {file} is missing")));
                 }
                 files.insert(file, folder.open(file)?);
             }
-            if let Some(file) = files.get(&last.file) {
-                if file.len()? < last.end() {
-                    return Err(damaged(format!("file {} is too short", last.file)));
-                }
-                file.set_len(last.end())?;
-            }
-            (end.file, end.offset, end.length) = (last.file, last.end(), last.end());
+            files.row(&first)?;
+            files.row(&last)?;
+            end.file = last.file;
+            (end.offset, end.length) = (last.end().next_multiple_of(PAGE), last.end());
+        }
+        for file in there.iter().filter(|file| !files.contains_key(file)) {
+            folder.remove(*file)?;
+        }
+        if let Some(newest) = files.get(&end.file) {
+            newest.set_len(end.length)?;
         }
         Ok(Self { folder, files: RwLock::new(Arc::new(files)), end: Mutex::new(end) })
     }
@@ -216,6 +231,11 @@ impl RowFiles {
         self.end().file
     }
 
+    /// How many bytes of rows were added since the last sync.
+    pub(super) fn unsynced_bytes(&self) -> u64 {
+        self.end().unsynced_bytes
+    }
+
     /// Adds a row. For the one writer.
     pub(super) fn append(&self, row: &[u8]) -> Result<Place, StorageError> {
         let end = &mut *self.end();
@@ -229,7 +249,7 @@ impl RowFiles {
         let length = u32::try_from(row.len()).map_err(|_| StorageError::ValueTooLarge(row.len()))?;
         let place = Place { file: end.file, offset: end.offset, length, checksum: crc32fast::hash(row) };
         let files = self.files();
-        let file = files.get(&end.file).ok_or_else(|| damaged(format!("file {} is not open", end.file)))?;
+        let file = files.get(&end.file).expect("the newest file is never let go of");
         if end.length < place.end() {
             end.length = place.end().next_multiple_of(GROWTH);
             file.set_len(end.length)?;
@@ -237,6 +257,7 @@ impl RowFiles {
         file.write(place.offset, row)?;
         end.offset = place.end();
         end.unsynced.insert(end.file);
+        end.unsynced_bytes += u64::from(length);
         Ok(place)
     }
 
@@ -244,6 +265,8 @@ impl RowFiles {
     pub(super) fn sync(&self) -> Result<(), StorageError> {
         let (unsynced, is_new) = {
             let end = &mut *self.end();
+            end.unsynced_bytes = 0;
+            end.offset = end.offset.next_multiple_of(PAGE);
             (std::mem::take(&mut end.unsynced), std::mem::take(&mut end.is_new))
         };
         let files = self.files();
@@ -266,9 +289,15 @@ impl RowFiles {
         released
     }
 
-    /// Removes files that were let go of.
-    pub(super) fn remove(&self, files: &[u64]) -> Result<(), StorageError> {
-        files.iter().try_for_each(|file| Ok(self.folder.remove(*file)?))
+    /// Removes files that were let go of. Where that fails, the next opening does it.
+    pub(super) fn remove(&self, files: &[u64]) {
+        for file in files {
+            if let Err(error) = self.folder.remove(*file)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(file, %error, "a file of compacted history can't be removed now; the next start tries again");
+            }
+        }
     }
 }
 
@@ -304,12 +333,32 @@ impl ReadRows for RowFiles {
 
 /// Tables that hold the places of the history's rows, seen as if they held the rows.
 #[derive(Debug)]
-pub(super) struct Located<B, R> {
+pub(super) struct Located<'r, B, R> {
     pub(super) tables: B,
-    pub(super) rows: R,
+    rows: &'r R,
+    /// The row that was read last: of the changes in one, often several are asked for.
+    last: RefCell<Option<(Place, Rc<Vec<u8>>)>>,
 }
 
-impl<B: ReadTables<Error = StorageError>, R: ReadRows> ReadTables for Located<B, &R> {
+impl<'r, B, R: ReadRows> Located<'r, B, R> {
+    pub(super) fn new(tables: B, rows: &'r R) -> Self {
+        Self { tables, rows, last: RefCell::new(None) }
+    }
+
+    fn row(&self, place: &[u8]) -> Result<Rc<Vec<u8>>, StorageError> {
+        let place = Place::decode(place)?;
+        if let Some((last, row)) = &*self.last.borrow()
+            && *last == place
+        {
+            return Ok(Rc::clone(row));
+        }
+        let row = Rc::new(self.rows.row(&place)?);
+        *self.last.borrow_mut() = Some((place, Rc::clone(&row)));
+        Ok(row)
+    }
+}
+
+impl<B: ReadTables<Error = StorageError>, R: ReadRows> ReadTables for Located<'_, B, R> {
     type Error = StorageError;
 
     fn read<T>(
@@ -321,8 +370,8 @@ impl<B: ReadTables<Error = StorageError>, R: ReadRows> ReadTables for Located<B,
         if table != Table::History {
             return self.tables.read(table, key, f);
         }
-        let place = self.tables.read(table, key, Place::decode)?.transpose()?;
-        place.map(|place| Ok(f(&self.rows.row(&place)?))).transpose()
+        let row = self.tables.read(table, key, |place| self.row(place))?.transpose()?;
+        Ok(row.map(|row| f(&row)))
     }
 
     fn scan(
@@ -335,20 +384,18 @@ impl<B: ReadTables<Error = StorageError>, R: ReadRows> ReadTables for Located<B,
             return self.tables.scan(table, from, f);
         }
         let mut failed = Ok(());
-        self.tables.scan(table, from, |key, place| {
-            match Place::decode(place).and_then(|place| self.rows.row(&place)) {
-                Ok(row) => f(key, &row),
-                Err(error) => {
-                    failed = Err(error);
-                    ControlFlow::Break(())
-                }
+        self.tables.scan(table, from, |key, place| match self.row(place) {
+            Ok(row) => f(key, &row),
+            Err(error) => {
+                failed = Err(error);
+                ControlFlow::Break(())
             }
         })?;
         failed
     }
 }
 
-impl<B: WriteTables<Error = StorageError>> WriteTables for Located<B, &RowFiles> {
+impl<B: WriteTables<Error = StorageError>> WriteTables for Located<'_, B, RowFiles> {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
         if table != Table::History {
             return self.tables.put(table, key, value);

@@ -537,7 +537,10 @@ impl StateMachine {
             CompactUntil::Revision(until) => until,
             CompactUntil::Age(age_ms) => {
                 let time_ms = self.history.time_ms.saturating_sub(age_ms);
-                last_revision_until(tables, (compacted, revision), time_ms)?
+                match last_revision_until(tables, (compacted, revision), time_ms, &mut self.reads)? {
+                    Some(until) => until,
+                    None => return Ok(Outcome::Refused(Refusal::ReadsTooMuch)),
+                }
             }
         };
         if until > compacted {

@@ -315,7 +315,7 @@ pub enum Refusal {
     WrittenTwice,
     /// Its comparisons would read too many keys.
     #[error(
-        "a transaction looks at no more than {} keys, and those that a member brings into a block at four times as many: \
+        "a transaction looks at no more than {} keys, and all that a member brings into a block at four times as many: \
          compare fewer keys, or try again when there are fewer others",
         MAX_VISITED / 4 / 4096
     )]

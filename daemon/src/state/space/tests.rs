@@ -54,7 +54,7 @@ fn opening_gives_back_what_is_free_and_does_so_once() {
     let before = disk.size().unwrap();
     drop(disk.open());
     let after = disk.size().unwrap();
-    assert!(before > 3 << 20 && after < before / 2, "{before} → {after}");
+    assert!(before > 8 * MIN_FREE && after < before / 2, "{before} → {after}");
     let steps = || {
         let begun = disk.steps();
         drop(disk.open());

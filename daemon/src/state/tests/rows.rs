@@ -111,26 +111,30 @@ fn whoever_has_files_open_reads_on_when_they_are_removed() {
     let before = rows.files();
     let released = rows.release_before(places[5].file);
     assert!(!released.is_empty());
-    rows.remove(&released).unwrap();
+    rows.remove(&released);
     for (at, place) in (0..).zip(&places) {
         assert_eq!(before.row(place).unwrap(), row(at));
         assert_eq!(rows.row(place).is_ok(), place.file >= places[5].file);
     }
     rows.sync().unwrap();
     drop((rows, before));
+    let data = directory.path().join("history");
+    std::fs::write(data.join("7.rows"), "somebody else's").unwrap();
 
     // What was there from the fifth row on is there again, and nothing that came after the tenth.
     let rows = RowFiles::open(folder(), Some((places[5], places[10]))).unwrap();
     assert_eq!(rows.row(&places[10]).unwrap(), row(10));
     assert!(rows.row(&places[11]).is_err());
+    assert!(data.join("7.rows").exists());
     let next = rows.append(&row(99)).unwrap();
     assert_eq!((rows.row(&next).unwrap(), rows.row(&places[10]).unwrap()), (row(99), row(10)));
 }
 
 #[test]
 fn rows_that_are_missing_or_changed_are_found() {
-    let open =
-        |disk: &Disk| StateStore::open_file(disk, Box::new(disk.clone()), Path::new("disk"), CLUSTER, ROOT);
+    let open = |disk: &Disk| {
+        StateStore::open_file(disk, || Ok(Box::new(disk.clone())), Path::new("disk"), CLUSTER, ROOT)
+    };
     let disk = Disk::default();
     let mut store = disk.open();
     store.execute(&large(ROOT, 9)).unwrap();
@@ -139,15 +143,26 @@ fn rows_that_are_missing_or_changed_are_found() {
     let files = disk.list().unwrap();
     let last = *files.last().unwrap();
 
+    // Nothing is removed before all is found that is named.
     let lost = disk.crashed();
     lost.remove(files[1]).unwrap();
+    Folder::open(&lost, last + 1).unwrap();
     let error = open(&lost).unwrap_err().to_string();
     assert!(error.contains(&format!("file {} is missing", files[1])), "{error}");
+    assert_eq!(lost.list().unwrap().last(), Some(&(last + 1)));
 
     let short = disk.crashed();
     short.0.folder.lock().unwrap().0[&last].set_len(100).unwrap();
     let error = open(&short).unwrap_err().to_string();
     assert!(error.contains(&format!("file {last} is too short")), "{error}");
+
+    let odd = disk.crashed();
+    let database = File::open(&odd).unwrap();
+    let transaction = redb::ReadableDatabase::begin_read(&database).unwrap();
+    let (first, end) = Tables::open_for_reading(&transaction).unwrap().ends_of_history().unwrap().unwrap();
+    let error = RowFiles::open(Box::new(odd.clone()), Some((end, first))).unwrap_err().to_string();
+    assert!(error.contains("comes before"), "{error}");
+    assert_eq!(odd.list().unwrap(), files);
 
     let changed = disk.crashed();
     changed.0.folder.lock().unwrap().0[&files[0]].write(2_000, b"x").unwrap();

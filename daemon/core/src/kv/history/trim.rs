@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::ControlFlow};
 
 use super::{Mark, Row, Standing, deleted_at, last_of_row, walk::each_row};
-use crate::kv::{Error, ReadTables, Table, WriteTables, entry::Stored};
+use crate::kv::{Error, ReadTables, Table, WriteTables, entry::Stored, range::Budget};
 
 /// The end of the last row before the first one that has a change after a revision; none where there is no such row.
 pub(in crate::kv) fn first_row_after<T: ReadTables>(
@@ -13,22 +13,27 @@ pub(in crate::kv) fn first_row_after<T: ReadTables>(
     Ok(row_from(tables, revision + 1)?.map(|(row, _)| row.before))
 }
 
-/// The last revision of those in (`low`, `high`] that were made until a time; `low` where there is none.
+/// The last revision of those in (`low`, `high`] that were made until a time; `low` where there is none. Nothing where to find it
+/// would cost more than may be spent.
 pub(in crate::kv) fn last_revision_until<T: ReadTables>(
     tables: &T,
     (low, high): (u64, u64),
     time_ms: u64,
-) -> Result<u64, Error<T::Error>> {
+    budget: &mut Budget,
+) -> Result<Option<u64>, Error<T::Error>> {
     // Times never decrease along the rows: the first revision that is later is looked for.
     let (mut low, mut late) = (low, high + 1);
     while low + 1 < late {
         let middle = low + (late - low) / 2;
+        if !budget.visit(Budget::SCAN) {
+            return Ok(None);
+        }
         match row_from(tables, middle)? {
             Some((row, last)) if row.time_ms <= time_ms => low = last.min(high),
             _ => late = middle,
         }
     }
-    Ok(low)
+    Ok(Some(low))
 }
 
 /// The first row that ends at a revision or later, and the revision of its last event.

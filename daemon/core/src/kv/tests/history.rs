@@ -535,3 +535,20 @@ fn tombstones_that_are_not_trimmed_yet_take_nothing_of_what_may_be_read() {
     assert_eq!(eager.state(), idle.state());
     assert!(idle.get("x").is_some());
 }
+
+/// A row may be large, and each one that is looked at is read by every member.
+#[test]
+fn to_look_for_an_age_is_paid_for() {
+    let mut store = Store::new();
+    for round in 0..100 {
+        store.one(put("k", &round.to_string()));
+    }
+    // Nothing is so old, so the whole way is gone each time: seven steps.
+    let aged = vec![compact(CompactUntil::Age(u64::MAX)); 300];
+    let outcomes = store.run(&aged);
+    let done = Outcome::Compacted { revision: 101, compacted: 1 };
+    let found = outcomes.iter().take_while(|outcome| **outcome == done).count();
+    assert!((100..200).contains(&found), "{found}");
+    assert!(outcomes[found..].iter().all(|outcome| *outcome == Outcome::Refused(Refusal::ReadsTooMuch)));
+    assert_eq!(store.one(aged[0].clone()), done);
+}
