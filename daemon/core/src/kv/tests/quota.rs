@@ -43,7 +43,7 @@ fn what_fits_exactly_is_taken_and_a_byte_more_is_not() {
 #[test]
 fn a_store_that_is_beyond_its_quota_takes_everything_that_makes_room() {
     let mut store = Store::new();
-    let lease = |lease| Operation::GrantLease { lease, ttl_ms: 5_000 };
+    let lease = |lease| Operation::GrantLease { lease, ttl_ms: 20_000 };
     store.run(&[lease(1), lease(2)]);
     let on = |key: &str, lease| Operation::Put {
         key: bytes(key),
@@ -79,7 +79,7 @@ fn a_store_that_is_beyond_its_quota_takes_everything_that_makes_room() {
     assert!(matches!(outcomes[5], Outcome::LeaseGranted { lease: 3, .. }), "{:?}", outcomes[5]);
     assert!(matches!(outcomes[6], Outcome::LeaseRevoked { keys: 1, .. }), "{:?}", outcomes[6]);
     assert_eq!(outcomes[7], Outcome::Compacted { revision: 11, compacted: 7 });
-    for _ in 0..6 {
+    for _ in 0..20 {
         store.one(Operation::Tick);
     }
     assert_eq!((store.count(""), store.get("expired")), (1, None), "time passes as ever");

@@ -1,4 +1,4 @@
-//! Ranges: what is bounded in them, and where a prefix ends.
+//! What is bounded in answers, and where a prefix ends.
 
 use super::*;
 
@@ -68,4 +68,26 @@ fn the_pages_of_a_prefix_that_ends_with_the_highest_byte_are_all_of_it_and_nothi
         }
         assert_eq!(found, expected, "{prefix:?}");
     }
+}
+
+#[test]
+fn the_changes_of_a_key_are_bounded_in_bytes() {
+    let mut store = Store::new();
+    let value = "x".repeat(MAX_VALUE);
+    for _ in 0..20 {
+        store.one(put("a", &value));
+    }
+    let (mut revisions, mut pages, mut before) = (Vec::new(), 0, 0);
+    loop {
+        let history = Query::History { key: bytes("a"), before, limit: 0 };
+        let Answer::Changes(found) = store.query(&history) else { panic!() };
+        assert!(found.changes.len() <= MAX_ANSWER / MAX_VALUE + 1);
+        revisions.extend(found.changes.iter().map(|(revision, _)| *revision));
+        pages += 1;
+        if !found.more {
+            break;
+        }
+        before = *revisions.last().unwrap();
+    }
+    assert_eq!((pages, revisions), (3, (2..=21).rev().collect()));
 }

@@ -69,7 +69,7 @@ fn anything() -> impl Strategy<Value = Operation> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn who_was_started_anew_and_who_was_not_do_the_same(
