@@ -204,7 +204,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_is_kept_is_waited_for_anew_and_one_that_ends_earlier_too() {
         let mut rig = Rig::start(1, 1);
-        let hours = |count| Some(now_ms() + count * 3_600_000);
+        let hours = |count: u64| Some(now_ms() + count * 3_600_000);
         rig.lease_end_ms.send_replace(hours(2));
         assert!(rig.proposed(HOUR).await.is_none());
         rig.lease_end_ms.send_replace(hours(5));
