@@ -198,7 +198,7 @@ mod tests {
         rig.lease_end_ms.send_replace(None);
         assert!(rig.proposed(HOUR).await.is_none());
         drop(rig.lease_end_ms);
-        rig.task.await.unwrap();
+        timeout(HOUR, rig.task).await.unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]

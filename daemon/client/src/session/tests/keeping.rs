@@ -11,9 +11,9 @@ const LATE: Duration = Duration::from_millis(1_800);
 type Came = Arc<Mutex<Vec<Instant>>>;
 
 /// A lock that nobody else wants, of a cluster that does with its changes what it is told, and then says nothing any more.
-async fn lock(whims: &[Whim], then: Whim) -> (Lock, Arc<Cluster>, Came, tempfile::TempDir) {
+async fn lock(whims: Vec<Whim>, then: Whim) -> (Lock, Arc<Cluster>, Came, tempfile::TempDir) {
     let came = Came::default();
-    let mut whims = whims.to_vec().into_iter();
+    let mut whims = whims.into_iter();
     let notes = Arc::clone(&came);
     let cluster = Cluster::new(move |_| {
         notes.lock().unwrap().push(Instant::now());
@@ -37,22 +37,22 @@ async fn lost(lock: &Lock, came: &Came, which: usize) -> Duration {
 async fn a_lock_is_sure_from_when_its_lease_was_asked_for_not_from_the_answer() {
     // The grant, and the key.
     let (lock, _cluster, came, _directory) =
-        lock(&[Whim::Late(LATE.as_millis() as u64), Whim::Answer], Whim::Silent).await;
+        lock(vec![Whim::Late(LATE.as_millis() as u64), Whim::Answer], Whim::Silent).await;
     let after = lost(&lock, &came, 0).await;
     assert!(after < TTL + LATE / 2, "told after {after:?}");
 }
 
 #[tokio::test]
 async fn a_lock_is_sure_from_when_its_lease_was_asked_to_be_kept_not_from_the_answer() {
-    let whims = [Whim::Answer, Whim::Answer, Whim::Late(LATE.as_millis() as u64)];
-    let (lock, _cluster, came, _directory) = lock(&whims, Whim::Silent).await;
+    let whims = vec![Whim::Answer, Whim::Answer, Whim::Late(LATE.as_millis() as u64)];
+    let (lock, _cluster, came, _directory) = lock(whims, Whim::Silent).await;
     let after = lost(&lock, &came, 2).await;
     assert!(after >= TTL - LATE / 2 && after < TTL + LATE / 2, "told after {after:?}");
 }
 
 #[tokio::test]
 async fn a_lock_whose_lease_was_revoked_is_lost_when_that_is_heard() {
-    let (lock, cluster, came, _directory) = lock(&[], Whim::Answer).await;
+    let (lock, cluster, came, _directory) = lock(vec![], Whim::Answer).await;
     let key = std::str::from_utf8(lock.key()).unwrap();
     let lease = u64::from_str_radix(key.rsplit('/').next().unwrap(), 16).unwrap();
     cluster.execute(&Operation::RevokeLease { lease });
