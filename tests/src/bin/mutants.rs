@@ -51,12 +51,13 @@ struct Edit {
 }
 
 /// What is copied: all that the simulator is built from.
-const COPIED: [&str; 9] = [
+const COPIED: [&str; 10] = [
     "Cargo.toml",
     "Cargo.lock",
     "daemon",
     "ctl",
     "examples",
+    "packaging",
     "tests",
     "rustfmt.toml",
     "clippy.toml",
