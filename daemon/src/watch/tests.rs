@@ -189,6 +189,28 @@ async fn what_is_executed_between_registration_and_reading_and_after_it_is_told_
 }
 
 #[tokio::test]
+async fn who_is_far_behind_reads_on_from_where_each_part_has_ended() {
+    let fake = Fake::default();
+    let watches = Watches::start(fake.clone()).unwrap();
+    for key in ["b", "b", "b", "a"] {
+        fake.execute(&[(key, "1")]);
+    }
+    let asked = Mutex::new(Vec::new());
+    // One revision at a time is looked through.
+    let read = |watched: Watched| {
+        let revision = watched.from.revision;
+        asked.lock().unwrap().push(revision);
+        let part = Events { events: Vec::new(), next: Position::start_of(revision + 1), more: true };
+        let answer = if revision < 4 { Answer::Events(part) } else { fake.read(&watched) };
+        async move { Ok(answer) }
+    };
+    let until = Instant::now() + Duration::from_secs(2);
+    let found = watches.next(watched(key("a"), 1), until, read).await;
+    assert_eq!(revisions(found), (vec![4], Position::start_of(5)));
+    assert_eq!(asked.into_inner().unwrap(), [1, 2, 3, 4]);
+}
+
+#[tokio::test]
 async fn what_the_executor_told_nobody_because_nobody_waited_is_not_lost() {
     let fake = Fake::default();
     let watches = Watches::start(fake.clone()).unwrap();

@@ -23,12 +23,19 @@ struct List {
 struct Mutant {
     name: String,
     rule: String,
-    /// The test that finds it, where the simulator would take too long.
+    /// The test that finds it, where the simulator would take too long, or sees nothing of it.
     test: Option<String>,
+    /// Whose test that is.
+    #[serde(default = "core")]
+    package: String,
     /// What is simulated.
     #[serde(default = "four_of_bft_raft")]
     options: Vec<String>,
     edits: Vec<Edit>,
+}
+
+fn core() -> String {
+    "bftd-core".to_owned()
 }
 
 fn four_of_bft_raft() -> Vec<String> {
@@ -44,12 +51,13 @@ struct Edit {
 }
 
 /// What is copied: all that the simulator is built from.
-const COPIED: [&str; 9] = [
+const COPIED: [&str; 10] = [
     "Cargo.toml",
     "Cargo.lock",
     "daemon",
     "ctl",
     "examples",
+    "packaging",
     "tests",
     "rustfmt.toml",
     "clippy.toml",
@@ -87,7 +95,7 @@ fn replay(filter: &str, seeds: &str) -> Result<usize, String> {
         let begun = Instant::now();
         let originals = plant(&copy, mutant)?;
         let found = match &mutant.test {
-            Some(test) => run_test(&copy, test),
+            Some(test) => run_test(&copy, &mutant.package, test),
             None => build_and_run(&copy, &mutant.options, seeds),
         };
         for (path, text) in originals.into_iter().rev() {
@@ -127,10 +135,10 @@ fn plant(copy: &Path, mutant: &Mutant) -> Result<Vec<(PathBuf, String)>, String>
     Ok(originals)
 }
 
-/// Whether a test of the core fails.
-fn run_test(copy: &Path, test: &str) -> Result<Option<String>, String> {
+/// Whether a test of a package fails.
+fn run_test(copy: &Path, package: &str, test: &str) -> Result<Option<String>, String> {
     let run = Command::new("cargo")
-        .args(["test", "--release", "-p", "bftd-core", "--lib", test])
+        .args(["test", "--release", "-p", package, "--lib", test])
         .current_dir(copy)
         .env("CARGO_TARGET_DIR", copy.join("target"))
         .env("RUSTFLAGS", "-Awarnings")

@@ -157,3 +157,60 @@ impl Drop for Number {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use super::{
+        super::{SessionOptions, links::Links},
+        *,
+    };
+
+    fn sent(number: &Number) -> (SessionId, u64, u64) {
+        let Operation::InSession(request) = number.request(Bytes::new()) else { panic!() };
+        (request.session, request.sequence, request.answered)
+    }
+
+    /// Calls outlive their sessions.
+    #[tokio::test]
+    async fn what_comes_late_from_a_session_that_has_ended_is_nothing_to_the_next_one() {
+        let numbers: Arc<Numbers> = Arc::default();
+        let session = Session {
+            links: Arc::new(Links::new(Vec::new(), Duration::ZERO)),
+            numbers: Arc::clone(&numbers),
+            options: SessionOptions::default(),
+        };
+        let begin = |id| numbers.state().id = Some(SessionId(id));
+        let take = async || numbers.take(&session, Instant::now()).await.unwrap();
+        begin(1);
+        let (done, old, older) = (take().await, take().await, take().await);
+        drop(done);
+        assert_eq!((sent(&old), sent(&older)), ((SessionId(1), 1, 1), (SessionId(1), 2, 1)));
+        old.ended();
+        begin(2);
+        let (first, second) = (take().await, take().await);
+        older.ended();
+        assert_eq!(numbers.state().id, Some(SessionId(2)), "it has not ended");
+        // Its number is one of the new session, too, and open there.
+        drop(old);
+        drop(first);
+        assert_eq!(sent(&second), (SessionId(2), 1, 1));
+        let third = take().await;
+        assert_eq!(sent(&third), (SessionId(2), 2, 1));
+        // What is sent again in the old one says nothing of answers in the new one.
+        assert_eq!(sent(&older), (SessionId(1), 2, 0));
+    }
+
+    #[test]
+    fn the_age_of_the_last_block_counts_as_far_as_clocks_may_be_trusted() {
+        let at = |time_ms, age_ms| At { revision: 1, index: 1, age_ms, time_ms };
+        assert_eq!(opened_ms(&at(1_000_000, 0), 0), 1_000_000);
+        assert_eq!(opened_ms(&at(1_000_000, BEHIND_MS), 0), 1_000_000, "no block may be before it");
+        assert_eq!(opened_ms(&at(1_000_000, BEHIND_MS + 5), 0), 1_000_005);
+        assert_eq!(opened_ms(&at(1_000_000, 5_000_000), 1), 1_000_000, "who was refused believes no clock");
+        assert_eq!(opened_ms(&at(0, 5_000_000), 1), 5_000_000 - BEHIND_MS, "there is nothing else to go by");
+    }
+}

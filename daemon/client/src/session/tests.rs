@@ -1,11 +1,13 @@
 //! Sessions with daemons that break off, are busy, or stop, in front of the real state machine.
 #![allow(clippy::unwrap_used)]
 
+mod keeping;
+
 use std::{
     convert::Infallible,
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -13,7 +15,7 @@ use bftd_core::{
     block::{Batch, Block, BlockRef, Executed, Header},
     crypto::{ClusterId, Digest, Signature},
     ids::{BatchNumber, Epoch, Incarnation, Index, MemberId, Term},
-    kv::{self, Expect, MemoryTables, Range, SESSION_MS, Span, StateMachine},
+    kv::{self, Expect, MemoryTables, Range, SESSION_MS, SessionRequest, Span, StateMachine},
 };
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -45,6 +47,10 @@ enum Whim {
     },
     /// Never answers.
     Silent,
+    /// Answers after so many milliseconds.
+    Late(u64),
+    /// Somebody else's change comes under the same number first.
+    Forged,
 }
 
 /// A cluster of one state and some daemons.
@@ -54,6 +60,8 @@ struct Cluster {
     whims: Mutex<Box<dyn FnMut(usize) -> Whim + Send>>,
     /// How many changes were asked for.
     asked: AtomicU32,
+    /// How old the last block is, as daemons say.
+    age_ms: AtomicU64,
 }
 
 impl Cluster {
@@ -66,6 +74,7 @@ impl Cluster {
             time_ms: Mutex::new(SESSION_MS),
             whims: Mutex::new(Box::new(whims)),
             asked: AtomicU32::default(),
+            age_ms: AtomicU64::default(),
         })
     }
 
@@ -110,6 +119,15 @@ impl Cluster {
                             Response::Failed(Failure::Stopping)
                         }
                         Whim::Silent => continue,
+                        Whim::Late(ms) => {
+                            let done = self.execute(&operation);
+                            tokio::time::sleep(Duration::from_millis(ms)).await;
+                            done
+                        }
+                        Whim::Forged => {
+                            self.execute(&forged(&operation));
+                            self.execute(&operation)
+                        }
                     }
                 }
                 Request::Query { query, .. } => {
@@ -118,7 +136,8 @@ impl Cluster {
                     let answer = kv::query(&state.1, &head, &query).unwrap();
                     let (revision, index) = (head.revision, head.executed.index.0);
                     let time_ms = *self.time_ms.lock().unwrap();
-                    Response::Answered { answer, at: At { revision, index, age_ms: 0, time_ms } }
+                    let age_ms = self.age_ms.load(Ordering::Relaxed);
+                    Response::Answered { answer, at: At { revision, index, age_ms, time_ms } }
                 }
                 _ => Response::Failed(Failure::Denied("no such request in this test".to_owned())),
             };
@@ -167,6 +186,13 @@ impl Cluster {
         let state = self.state.lock().unwrap();
         kv::get(&state.1, key.as_bytes()).unwrap().map_or(0, |entry| entry.version)
     }
+}
+
+/// Another change under the number of this one.
+fn forged(operation: &Operation) -> Operation {
+    let Operation::InSession(request) = operation else { panic!("{operation:?}") };
+    let forged = Operation::put(Bytes::from("forged"), Bytes::new()).encode();
+    Operation::InSession(SessionRequest { operation: forged, ..request.clone() })
 }
 
 fn options(deadline_ms: u64) -> SessionOptions {
@@ -286,6 +312,37 @@ async fn what_was_given_up_is_unknown_only_if_it_was_sent() {
     assert_eq!(cluster.asked.load(Ordering::Relaxed), asked + 1);
     let nowhere = Session::open([directory.path().join("none")], hasty.options.clone()).await;
     assert!(matches!(nowhere, Err(Error::Unreachable { .. })));
+}
+
+#[tokio::test]
+async fn what_a_stopping_daemon_was_sent_may_have_been_done() {
+    let mut whims = [Whim::Stopping { executed: true }].into_iter();
+    let cluster = Cluster::new(move |_| whims.next().unwrap_or(Whim::Busy));
+    let directory = tempfile::tempdir().unwrap();
+    let session = Session::open([cluster.serve(&directory, 0)], options(300)).await.unwrap();
+    let error = put(&session, "a".to_owned()).await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+    assert_eq!(cluster.version("a"), 1);
+}
+
+#[tokio::test]
+async fn who_finds_his_number_taken_knows_that_nothing_was_done_and_begins_anew() {
+    let mut whims = [Whim::BreakOff { executed: false }, Whim::Forged].into_iter();
+    let cluster = Cluster::new(move |_| whims.next().unwrap_or(Whim::Answer));
+    let directory = tempfile::tempdir().unwrap();
+    let session = Session::open([cluster.serve(&directory, 0)], options(5_000)).await.unwrap();
+    put(&session, "a".to_owned()).await.unwrap();
+    assert_eq!((cluster.version("a"), cluster.version("forged")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_daemon_whose_clock_is_far_ahead_is_believed_once() {
+    let cluster = Cluster::new(|_| Whim::Answer);
+    cluster.age_ms.store(10 * SESSION_MS, Ordering::Relaxed);
+    let directory = tempfile::tempdir().unwrap();
+    let session = Session::open([cluster.serve(&directory, 0)], options(5_000)).await.unwrap();
+    put(&session, "a".to_owned()).await.unwrap();
+    assert_eq!((cluster.version("a"), cluster.asked.load(Ordering::Relaxed)), (1, 2));
 }
 
 #[tokio::test]

@@ -284,6 +284,23 @@ async fn compaction_is_named_and_refusals_are_not_tried_again() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_is_busy_is_asked_again() {
+    let daemon = Daemon::start();
+    let (client, mut session) = daemon.connect().await;
+    let mut watcher = client.watch(watch()).unwrap();
+    let telling = async {
+        for _ in 0..2 {
+            let (id, asked, _) = session.asked().await;
+            assert_eq!(asked, from(5));
+            session.reply(id, Response::Failed(Failure::Busy)).await;
+        }
+        session.tell(from(5), &[5], from(6), false).await;
+    };
+    let (_, told) = tokio::join!(telling, changes(&mut watcher));
+    assert_eq!(told, (5, 1, false));
+}
+
+#[tokio::test]
 async fn it_gives_up_after_its_patience_and_can_be_asked_again() {
     let daemon = Daemon::start();
     let (client, session) = daemon.connect().await;

@@ -1,7 +1,12 @@
+mod digests;
 mod history;
 mod leases;
+mod quota;
+mod ranges;
+mod restarts;
 mod sessions;
 mod transactions;
+mod watching;
 
 use std::{
     collections::BTreeMap,

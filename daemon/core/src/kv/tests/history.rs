@@ -275,6 +275,20 @@ fn trimming_frees_what_nobody_can_read() {
 }
 
 #[test]
+fn trimming_goes_on_with_every_compaction() {
+    let mut store = Store::new();
+    for round in 0..10 {
+        store.one(put("a", &round.to_string()));
+    }
+    for (until, left) in [(4, 8), (4, 8), (9, 3), (11, 1)] {
+        store.one(compact(CompactUntil::Revision(until)));
+        store.trim_all();
+        assert!(store.machine.is_trimmed());
+        assert_eq!(store.rows(Table::History), left, "up to {until}");
+    }
+}
+
+#[test]
 fn a_change_in_the_middle_of_a_row_can_be_the_last_one_forgotten() {
     let mut store = Store::new();
     let puts: Vec<_> = (0..10).map(|n| put("a", &n.to_string())).collect();

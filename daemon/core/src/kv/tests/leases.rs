@@ -8,12 +8,13 @@ use super::*;
 struct Timed {
     store: Store,
     time_ms: u64,
+    epoch: u64,
     term: u64,
 }
 
 impl Timed {
     fn new() -> Self {
-        Self { store: Store::new(), time_ms: 1_000_000, term: 1 }
+        Self { store: Store::new(), time_ms: 1_000_000, epoch: 0, term: 1 }
     }
 
     /// Lets time pass, and executes a block.
@@ -22,6 +23,8 @@ impl Timed {
         let requests = operations.iter().map(Operation::encode).collect();
         let parent = self.store.machine.head().executed;
         let block = block_at(parent, &[(1, requests)], (Term(self.term), self.time_ms));
+        let header = Header { epoch: Epoch(self.epoch), ..block.header().clone() };
+        let block = Arc::new(Block::new(header, block.batches().to_vec()));
         self.store.machine.execute(&mut self.store.tables, &[block]).unwrap().remove(0).outcomes.remove(0)
     }
 
@@ -160,6 +163,20 @@ fn no_time_passes_from_one_term_to_the_next() {
     timed.check();
 }
 
+/// Every epoch begins with term 0, so its first term may have the number of the one before.
+#[test]
+fn no_time_passes_from_one_epoch_to_the_next() {
+    let mut timed = Timed::new();
+    timed.grant(1, 5_000);
+    timed.one(put_on("a", "1", 1));
+    timed.after(4_000, &[]);
+    timed.epoch = 1;
+    timed.after(60_000, &[]);
+    assert_eq!((timed.store.count(""), timed.leases()[0].1), (1, 1_000));
+    timed.after(1_000, &[]);
+    assert_eq!(timed.store.count(""), 0);
+}
+
 #[test]
 fn leases_that_are_no_more_can_not_be_used_while_their_keys_are_still_deleted() {
     let mut timed = Timed::new();
@@ -169,8 +186,9 @@ fn leases_that_are_no_more_can_not_be_used_while_their_keys_are_still_deleted() 
         timed.after(0, &puts);
     }
     assert_eq!(MAX_ENDED, 8);
-    let outcomes = timed.after(1_000, &[put_on("a", "", 4), keep(4)]);
-    assert_eq!(outcomes, [no_such(4), no_such(4)]);
+    let outcomes = timed.after(1_000, &[put_on("a", "", 4), keep(4), grant(4, 1_000)]);
+    // Nor is the id free before its keys are gone: they would hang on the new lease.
+    assert_eq!(outcomes, [no_such(4), no_such(4), Outcome::Refused(Refusal::LeaseExists { lease: 4 })]);
     assert_eq!(timed.store.count(""), 10, "two of them have ended");
     timed.check();
     timed.after(0, &[]);

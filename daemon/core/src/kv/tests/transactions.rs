@@ -187,6 +187,8 @@ fn no_key_is_written_twice() {
         always(vec![stores("b", "1"), Step::Delete { keys: Span::From(bytes("a")) }]),
         nest(vec![stores("a", "1"), Step::Nested(1)], vec![], vec![stores("a", "2")]),
         nest(vec![Step::Nested(1), Step::Delete { keys: one("a") }], vec![stores("a", "2")], vec![]),
+        nest(vec![stores("a", "1"), Step::Nested(1)], vec![Step::Delete { keys: one("a") }], vec![]),
+        nest(vec![Step::Nested(1), stores("a", "1")], vec![], vec![Step::Delete { keys: prefix("") }]),
         Transaction { parts: vec![part(vec![], vec![], vec![stores("a", "1"), stores("a", "2")])] },
     ];
     for transaction in refused {
@@ -204,6 +206,28 @@ fn no_key_is_written_twice() {
     for transaction in taken {
         Store::new().transact(transaction);
     }
+}
+
+/// A transaction is refused for what it would do, not for what it would do otherwise.
+#[test]
+fn what_is_not_taken_refuses_nothing() {
+    let mut store = Store::new();
+    let impossible = |key: &str| {
+        vec![
+            Step::Put { key: bytes(key), value: bytes(""), lease: 9 },
+            Step::Get(Range { revision: 99, ..Range::of(one("a")) }),
+        ]
+    };
+    let absent = || vec![that(one("a"), Property::Version(0), Relation::Equal)];
+    // A part that is not reached; the other list of one that is; and the root's.
+    let others = part(vec![], impossible("b"), vec![]);
+    let nested = part(absent(), vec![], impossible("d"));
+    let otherwise = impossible("e").into_iter().chain([Step::Nested(1)]).collect();
+    let root = part(absent(), vec![stores("c", "1"), Step::Nested(2)], otherwise);
+    let (revision, taken) = store.transact(Transaction { parts: vec![root, others, nested] });
+    let inner = Taken { succeeded: true, steps: vec![] };
+    assert_eq!(revision, 2);
+    assert_eq!(taken.steps, [StepOutcome::Put, StepOutcome::Nested(inner)]);
 }
 
 #[test]
