@@ -165,8 +165,8 @@ fn rows_that_are_missing_or_changed_are_found() {
     assert_eq!(odd.list().unwrap(), files);
 
     let changed = disk.crashed();
-    changed.0.folder.lock().unwrap().0[&files[0]].write(2_000, b"x").unwrap();
+    changed.0.folder.lock().unwrap().0[&files[1]].write(2_000, b"x").unwrap();
     let reader = open(&changed).unwrap().reader();
     let error = reader.verify().unwrap_err().to_string();
-    assert!(error.contains(&format!("file {} are not what was written", files[0])), "{error}");
+    assert!(error.contains(&format!("file {} are not what was written", files[1])), "{error}");
 }
