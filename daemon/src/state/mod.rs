@@ -58,7 +58,7 @@ pub const MAX_KEYS: usize = 32_768;
 /// How many bytes of changes, likewise.
 pub const MAX_BYTES: usize = 16 << 20;
 /// After how many bytes of rows of the history a checkpoint is made: they wait to be synced.
-pub const MAX_ROWS: u64 = 64 << 20;
+pub const MAX_ROWS: u64 = if cfg!(test) { 24 << 20 } else { 64 << 20 };
 /// After how many blocks a checkpoint is made: that many are executed again after a crash, at most.
 pub const MAX_BLOCKS: usize = 16_384;
 /// How long after the last checkpoint another is made, if blocks have been executed.

@@ -58,7 +58,7 @@ impl std::fmt::Debug for Shared {
 impl Shared {
     pub(super) fn open(database: Database, rows: RowFiles, head: Head) -> Result<Self, StateError> {
         let base = read_only(&database)?;
-        let rows_since = rows.newest();
+        let rows_since = rows.begin_checkpoint();
         let changes = Arc::default();
         let current = Current { base, frozen: Arc::default(), rows_since, changes, head };
         Ok(Self { current: RwLock::new(current), rows, database, poisoned: AtomicBool::new(false) })
@@ -83,9 +83,9 @@ impl Shared {
         self.read(|current| (current.changes.len(), current.changes.bytes()))
     }
 
-    /// How many bytes of rows were added since the last checkpoint began to write.
+    /// How many bytes of rows were added since a checkpoint was begun.
     pub(super) fn added(&self) -> u64 {
-        self.rows.unsynced_bytes()
+        self.rows.added()
     }
 
     /// Executes blocks in memory. For the writer only.
@@ -135,7 +135,7 @@ impl Shared {
             debug_assert_eq!(current.frozen.len(), 0);
             Arc::make_mut(&mut current.changes).append(last);
             current.frozen = std::mem::take(&mut current.changes);
-            current.rows_since = self.rows.newest();
+            current.rows_since = self.rows.begin_checkpoint();
         });
     }
 

@@ -169,8 +169,8 @@ struct End {
     length: u64,
     /// What was written to and not synced since.
     unsynced: BTreeSet<u64>,
-    /// How many bytes.
-    unsynced_bytes: u64,
+    /// How many bytes of rows were added since a checkpoint was begun.
+    added: u64,
     /// Files have been made since that was made durable.
     is_new: bool,
 }
@@ -180,14 +180,8 @@ impl RowFiles {
     pub(super) fn open(folder: Box<dyn Folder>, rows: Option<(Place, Place)>) -> Result<Self, StorageError> {
         let there = folder.list()?;
         let mut files = Files::new();
-        let mut end = End {
-            file: 0,
-            offset: FULL_FILE,
-            length: 0,
-            unsynced: BTreeSet::new(),
-            unsynced_bytes: 0,
-            is_new: false,
-        };
+        let mut end =
+            End { file: 0, offset: FULL_FILE, length: 0, unsynced: BTreeSet::new(), added: 0, is_new: false };
         if let Some((first, last)) = rows {
             if first.file > last.file {
                 return Err(damaged(format!("file {} comes before file {}", first.file, last.file)));
@@ -226,14 +220,16 @@ impl RowFiles {
         change(Arc::make_mut(&mut files));
     }
 
-    /// Where the next row is added, or in a later file.
-    pub(super) fn newest(&self) -> u64 {
-        self.end().file
+    /// Says in which file the next row is added, or in a later one. From here on what is added counts for the next checkpoint.
+    pub(super) fn begin_checkpoint(&self) -> u64 {
+        let end = &mut *self.end();
+        end.added = 0;
+        end.file
     }
 
-    /// How many bytes of rows were added since the last sync.
-    pub(super) fn unsynced_bytes(&self) -> u64 {
-        self.end().unsynced_bytes
+    /// How many bytes of rows were added since a checkpoint was begun.
+    pub(super) fn added(&self) -> u64 {
+        self.end().added
     }
 
     /// Adds a row. For the one writer.
@@ -257,7 +253,7 @@ impl RowFiles {
         file.write(place.offset, row)?;
         end.offset = place.end();
         end.unsynced.insert(end.file);
-        end.unsynced_bytes += u64::from(length);
+        end.added += u64::from(length);
         Ok(place)
     }
 
@@ -265,7 +261,6 @@ impl RowFiles {
     pub(super) fn sync(&self) -> Result<(), StorageError> {
         let (unsynced, is_new) = {
             let end = &mut *self.end();
-            end.unsynced_bytes = 0;
             end.offset = end.offset.next_multiple_of(PAGE);
             (std::mem::take(&mut end.unsynced), std::mem::take(&mut end.is_new))
         };

@@ -170,3 +170,18 @@ fn rows_that_are_missing_or_changed_are_found() {
     let error = reader.verify().unwrap_err().to_string();
     assert!(error.contains(&format!("file {} are not what was written", files[1])), "{error}");
 }
+
+/// They are in no change that a checkpoint has in memory, but wait to be synced all the same.
+#[test]
+fn many_bytes_of_rows_make_a_checkpoint_and_one_only() {
+    let mut store = Disk::default().open();
+    let value = "v".repeat(bftd_core::limits::MAX_VALUE);
+    let mut checkpoints = Vec::new();
+    for block in 0..60_usize {
+        let begun = store.checkpoint;
+        store.execute(&[child(store.head().executed, &[put("hot", &value)])]).unwrap();
+        checkpoints.extend((store.checkpoint != begun).then_some(block));
+    }
+    let every = (MAX_ROWS as usize).div_ceil(value.len());
+    assert_eq!(checkpoints, [every - 1, 2 * every - 1]);
+}
